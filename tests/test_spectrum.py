@@ -11,6 +11,7 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,9 +19,18 @@ from hypothesis import strategies as st
 import ntk_fed.spectrum as spectrum
 from ntk_fed.errors import NonFiniteError, NotSymmetricError, ShapeMismatchError
 from ntk_fed.measured import Enclosure, Verdict
-from ntk_fed.spectrum import at_least, certificate, extreme, rounding, whole
+from ntk_fed.spectrum import (
+    at_least,
+    certificate,
+    decide,
+    extreme,
+    rounding,
+    search,
+    whole,
+)
 from ntk_fed.spectrum import largest_eigenvalue as largest
 from ntk_fed.spectrum import smallest_eigenvalue as smallest
+from ntk_fed.spectrum.symmetric import symmetric_matrix
 
 KINDS = [
     "integers",
@@ -133,7 +143,7 @@ def test_certified_bounds_hold_exactly(kind, n, seed):
 @given(kind=st.sampled_from(KINDS), n=st.integers(2, 9), seed=seeds)
 def test_a_bound_below_the_highest_accepted_shift_holds_exactly(form, kind, n, seed):
     given_matrix = symmetric(kind, n, seed)
-    matrix = certificate.symmetric_matrix(tensor(given_matrix))
+    matrix = symmetric_matrix(tensor(given_matrix))
     shift = highest_accepted(matrix, form)
     bound = certificate.lower_bound(matrix, shift, form=form) * matrix.unit
     assert is_lower(given_matrix, bound)
@@ -143,7 +153,7 @@ def test_a_bound_below_the_highest_accepted_shift_holds_exactly(form, kind, n, s
 @given(kind=st.sampled_from(KINDS), n=st.integers(1, 6), seed=seeds)
 def test_any_vector_gives_an_upper_bound(kind, n, seed):
     given_matrix = symmetric(kind, n, seed)
-    matrix = certificate.symmetric_matrix(tensor(given_matrix))
+    matrix = symmetric_matrix(tensor(given_matrix))
     vector = np.random.default_rng(seed).standard_normal(len(given_matrix))
     vector /= np.linalg.norm(vector)
     bound = certificate.upper_bound(matrix, vector)
@@ -191,7 +201,7 @@ def highest_accepted(matrix, form):
 def test_the_trace_of_the_unshifted_matrix_gives_false_certificates():
     """Negative control: with a negative shift, tr A is no bound for the size of B."""
     given_matrix = symmetric("negative", 5, 3)
-    matrix = certificate.symmetric_matrix(tensor(given_matrix))
+    matrix = symmetric_matrix(tensor(given_matrix))
     shift = highest_accepted(matrix, "cholesky")
     ratio = rounding.gamma(8) / (1 - rounding.gamma(8))
     wrong = Fraction(shift) - ratio * sum(map(Fraction, np.diagonal(given_matrix)))
@@ -224,7 +234,7 @@ def test_success_reported_on_a_senseless_factor_is_not_believed(
     if value == -1.0 and entry == (0, 2):
         value = math.nan  # a negative entry off the diagonal is no fault
     replaced_factor(monkeypatch, spoilt)
-    matrix = certificate.symmetric_matrix(with_ones(3))
+    matrix = symmetric_matrix(with_ones(3))
     assert certificate.lower_bound(matrix, 0.5, form=form) is None
 
 
@@ -233,7 +243,7 @@ def test_success_reported_on_a_senseless_factor_is_not_believed(
 @given(kind=st.sampled_from(KINDS), n=st.integers(2, 6), seed=seeds)
 def test_the_error_covers_what_the_factor_misses(form, kind, n, seed):
     """The step of the proof itself, which is stricter than the truth of the bound."""
-    matrix = certificate.symmetric_matrix(tensor(symmetric(kind, n, seed)))
+    matrix = symmetric_matrix(tensor(symmetric(kind, n, seed)))
     shift = highest_accepted(matrix, form)
     seen = []
 
@@ -267,7 +277,7 @@ def test_what_preparing_rounds_away_is_bounded_and_counted(power, n, seed):
         given_matrix[-1, -1] = math.ldexp(1 + seed, -1000)
     bumps = np.random.default_rng(seed).uniform(-1, 1, (n, n)) * 2**-52
     given_matrix = given_matrix * (1 + np.triu(bumps, 1))
-    matrix = certificate.symmetric_matrix(tensor(given_matrix))
+    matrix = symmetric_matrix(tensor(given_matrix))
     square = Fraction(0)
     for i in range(n):
         for j in range(n):
@@ -286,7 +296,7 @@ def test_what_preparing_rounds_away_is_bounded_and_counted(power, n, seed):
 def test_the_residual_form_survives_a_wrong_factor(monkeypatch):
     """And the other form does not, which is why it is not the default."""
     given_matrix = symmetric("negative", 5, 3)
-    matrix = certificate.symmetric_matrix(tensor(given_matrix))
+    matrix = symmetric_matrix(tensor(given_matrix))
     truth = np.linalg.eigvalsh(given_matrix)[0]
     replaced_factor(
         monkeypatch, lambda factor: np.triu(np.nan_to_num(factor)) + np.eye(5)
@@ -511,23 +521,161 @@ def test_at_least_is_never_wrong_close_to_the_eigenvalue(kind, n, seed, steps):
         assert abs(steps) <= 32 * n * n
 
 
-def test_at_least_takes_one_factorisation_when_it_holds(monkeypatch):
+@pytest.mark.parametrize("answer", [Verdict.holds, Verdict.fails])
+def test_at_least_takes_one_factorisation(answer, monkeypatch):
     calls = []
 
     def counted(matrix, shift):
         calls.append(shift)
-        return certificate.lower_bound(matrix, shift)
+        return certificate.factorised(matrix, shift)
 
-    monkeypatch.setattr(extreme, "lower_bound", counted)
-    monkeypatch.setattr(extreme, "_eigenpair", None)  # a call would fail
-    assert at_least(with_ones(40), 1 - 1e-11) is Verdict.holds
+    monkeypatch.setattr(decide, "factorised", counted)
+    monkeypatch.setattr(decide, "enclosure", None)  # a call would fail
+    distance = -1e-11 if answer is Verdict.holds else 1e-11
+    assert at_least(with_ones(40), 1 + distance) is answer
     assert len(calls) == 1
 
 
 def test_at_least_does_not_take_a_bound_below_the_threshold_for_an_answer(monkeypatch):
-    crude = lambda matrix, shift: Fraction(shift) - 1  # noqa: E731
-    monkeypatch.setattr(extreme, "lower_bound", crude)
+    crude = lambda *_: (Fraction(-1), None)  # noqa: E731
+    monkeypatch.setattr(decide, "factorised", crude)
+    monkeypatch.setattr(extreme, "lower_bound", lambda *_: Fraction(-1))
     assert at_least(with_ones(5), 0.9) is Verdict.undecided
+
+
+def test_a_witness_that_proves_nothing_is_no_answer(monkeypatch):
+    """Planted fault: the vector left by elimination points anywhere."""
+    anywhere = np.eye(1, 40, 3)[0]
+    monkeypatch.setattr(certificate, "_witness", lambda *_: anywhere)
+    assert at_least(with_ones(40), 1 + 1e-11) is Verdict.fails  # by the enclosure
+    assert at_least(with_ones(40), 1 - 1e-11) is Verdict.holds
+
+
+@given(st.sampled_from(KINDS), st.integers(1, 12), seeds, st.integers(-40, 3))
+@many
+def test_what_elimination_leaves_proves_the_refusal(kind, n, seed, magnitude):
+    given_matrix = symmetric(kind, n, seed)
+    matrix = symmetric_matrix(tensor(given_matrix))
+    ends = np.linalg.eigvalsh(matrix.entries)
+    shift = float(ends[0] + 2.0**magnitude * max(ends[-1] - ends[0], abs(ends[0])))
+    bound, vector = certificate.factorised(matrix, shift)
+    if vector is None:
+        return
+    assert bound is None
+    upper = certificate.upper_bound(matrix, vector)
+    room = 1e-290 + 1000 * n * n * 2.0**-53 * np.abs(matrix.entries).max()
+    assert upper <= shift + room
+    assert is_upper(given_matrix, upper * matrix.unit)
+
+
+@given(st.sampled_from(KINDS), st.integers(1, 4), st.integers(0, 5), seeds)
+@many
+def test_blocks_set_apart_by_zeros_are_treated_alone(kind, n, alone, seed):
+    draw = np.random.default_rng(seed)
+    blocks = [symmetric(kind, n, seed + k) for k in range(3)]
+    blocks += [np.diag(draw.standard_normal(alone))] if alone else []
+    whole = scipy.linalg.block_diag(*blocks)
+    order = draw.permutation(len(whole))
+    mixed = whole[order][:, order]
+    found = smallest(tensor(mixed))
+    assert is_lower(whole, found.lower)
+    assert is_upper(whole, found.upper)
+    top = largest(tensor(mixed))
+    assert is_lower(-whole, -top.upper)
+    assert is_upper(-whole, -top.lower)
+    for threshold in (found.lower, found.upper, found.value):
+        verdict = at_least(tensor(mixed), threshold)
+        if verdict is not Verdict.undecided:
+            assert is_lower(whole, threshold) is (verdict is Verdict.holds)
+
+
+def test_outputs_that_share_nothing_fall_apart():
+    gram = np.kron(kernel(60, 4), np.diag([1.0, 3.0, 2.0]))
+    found = smallest(tensor(gram))
+    alone = smallest(tensor(kernel(60, 4)))
+    assert "3 blocks that zeros set apart" in found.method
+    assert (found.lower, found.upper) == (alone.lower, alone.upper)
+
+
+def kernel(n, seed):
+    """A kernel like those of ReLU networks: one large eigenvalue, a crowded bottom."""
+    draw = np.random.default_rng(seed)
+    features = np.maximum(
+        draw.standard_normal((n, 16)) @ draw.standard_normal((16, 4 * n)), 0
+    )
+    return features @ features.T / n
+
+
+@pytest.mark.parametrize("rtol", [1e-1, 1e-3, 1e-6])
+def test_large_matrices_are_searched_and_certified(rtol, monkeypatch):
+    monkeypatch.setattr(extreme, "_eigenpair", None)  # a call would fail
+    gram = kernel(600, 1)
+    ends = np.linalg.eigvalsh(gram)[[0, -1]]
+    for found, truth in zip(
+        (smallest(tensor(gram), rtol=rtol), largest(tensor(gram), rtol=rtol)),
+        ends,
+        strict=True,
+    ):
+        assert found.certified
+        assert found.lower <= truth * (1 + 1e-12)
+        assert found.upper >= truth * (1 - 1e-12)
+        assert found.width <= rtol * abs(found.lower)
+        assert not found.note
+
+
+@pytest.mark.parametrize("kind", ["indefinite", "singular", "huge", "tiny", "ill"])
+def test_what_a_search_cannot_do_is_still_right(kind):
+    n = 520
+    gram = kernel(n, 2)
+    values = np.linalg.eigvalsh(gram)
+    match kind:
+        case "indefinite":
+            gram = gram - 2 * values[0] * np.eye(n)
+        case "singular":
+            gram = np.round(gram[:, :200]) @ np.round(gram[:, :200]).T
+        case "huge":
+            gram = gram * 2.0**300
+        case "tiny":
+            gram = gram * 2.0**-300
+        case "ill":  # beyond float32: condition 1e12
+            gram = gram - values[0] * (1 - 1e-9) * np.eye(n)
+    truth = np.linalg.eigvalsh(gram)
+    room = 1e-13 * np.abs(truth).max() * n
+    found = smallest(tensor(gram))
+    assert found.certified
+    assert found.lower <= truth[0] + room
+    assert found.upper >= truth[0] - room
+    assert found.lower <= found.value <= found.upper
+    assert found.width <= max(1e-3 * abs(found.lower), 10 * room)
+
+
+@pytest.mark.parametrize("span", [65, 300])
+def test_graded_matrices_beyond_the_range_of_a_solve(span):
+    """Positive definite by rows; the smallest eigenvalue about 4**-span."""
+    n = 520
+    scale = 2.0 ** -np.linspace(0, span, n).round()
+    near = np.eye(n) + 0.25 * (np.eye(n, k=1) + np.eye(n, k=-1))
+    gram = tensor(scale[:, None] * near * scale)
+    found = smallest(gram)
+    assert found.certified
+    assert found.lower <= 2.0 * 4.0**-span  # a diagonal entry bounds it
+    assert found.upper >= 0.0
+    assert at_least(gram, 1e-3) is Verdict.fails
+
+
+def test_a_search_that_is_wrong_costs_time_and_not_truth(monkeypatch):
+    """Planted fault: an estimate well above the smallest eigenvalue, called certain."""
+    gram = kernel(600, 3)
+    vectors = np.linalg.eigh(gram)[1]
+    wrong = vectors[:, 5]
+    value = float(wrong @ gram @ wrong)
+    made_up = lambda *_: search.Found(value, wrong, 0.0)  # noqa: E731
+    monkeypatch.setattr(extreme, "smallest", made_up)
+    found = smallest(tensor(gram))
+    truth = np.linalg.eigvalsh(gram)[0]
+    assert found.certified
+    assert found.lower <= truth * (1 + 1e-12)
+    assert found.width <= 1e-3 * found.lower
 
 
 def test_the_condition_number_lies_between_the_ratios_of_the_bounds():
@@ -629,6 +777,6 @@ def test_a_threshold_has_to_be_finite(threshold):
 
 
 def test_a_vector_far_from_norm_one_is_refused():
-    matrix = certificate.symmetric_matrix(ONES)
+    matrix = symmetric_matrix(ONES)
     with pytest.raises(ValueError, match="norm within"):
         certificate.upper_bound(matrix, np.full(3, 9.0))

@@ -8,111 +8,28 @@ few numbers that such a step leaves are combined in exact rational arithmetic, s
 the formulas read as on paper; ``rounding`` holds the bounds and the way back.
 """
 
-import dataclasses
 import math
 from fractions import Fraction
 from typing import Literal
 
 import numpy as np
-import torch
+import scipy.linalg
 from jaxtyping import Float
 from scipy.linalg import get_lapack_funcs
-from torch import Tensor
 
-from ntk_fed.errors import NonFiniteError, NotSymmetricError, ShapeMismatchError
 from ntk_fed.spectrum.rounding import (
-    SAFE_EXPONENT,
     TINY,
     UNIT,
-    frobenius_norm,
     gamma,
+    root,
     sum_of_squares,
     underflow,
 )
+from ntk_fed.spectrum.symmetric import SymmetricMatrix
 
 Form = Literal["residual", "cholesky"]
-
-
-@dataclasses.dataclass(frozen=True)
-class SymmetricMatrix:
-    """A bitwise symmetric float64 matrix, and how it relates to the one handed in.
-
-    Attributes:
-        entries: the matrix, ``(n, n)``; that handed in is ``entries * 2**exponent``
-            up to ``rounding``. Never changed.
-        exponent: power of two taken out; 0 for entries of ordinary size.
-        rounding: bound on the spectral norm of what scaling and symmetrising rounded
-            away, in the unit of ``entries``.
-        note: what a reader of the result must know; empty for a symmetric matrix.
-    """
-
-    entries: Float[np.ndarray, "n n"]
-    exponent: int
-    rounding: Fraction
-    note: str
-
-    @property
-    def unit(self) -> Fraction:
-        """One unit of ``entries`` in the unit of the matrix handed in."""
-        return Fraction(2) ** self.exponent
-
-    @property
-    def is_diagonal(self) -> bool:
-        """Is every entry off the diagonal an exact zero?"""
-        return _is_diagonal(self.entries)
-
-    def negated(self) -> "SymmetricMatrix":
-        """The matrix times -1, which rounds nothing."""
-        return dataclasses.replace(self, entries=-self.entries)
-
-
-def symmetric_matrix(gram: Tensor) -> SymmetricMatrix:
-    """Check a matrix and bring it into the form the certificates work on.
-
-    An asymmetry up to ``n * eps * max|gram|``, ``eps`` that of the dtype handed in, is
-    what a product of matrices leaves; every statement is then about the symmetric part
-    ``(gram + gram.mT) / 2``, and the note says so.
-
-    Args:
-        gram: ``(n, n)``, float32 or float64, on any device. float32 converts exactly.
-
-    Raises:
-        ValueError: the dtype is another one, or the matrix is empty.
-        ShapeMismatchError: ``gram`` is not a square matrix.
-        NonFiniteError: ``gram`` holds NaN or infinity.
-        NotSymmetricError: the asymmetry is larger than that.
-    """
-    _check(gram)
-    n = gram.shape[0]
-    matrix = gram.detach().cpu().double().numpy()
-    largest = float(np.abs(matrix).max())
-    exponent = math.frexp(largest)[1]
-    if abs(exponent) <= SAFE_EXPONENT or _is_diagonal(matrix):
-        exponent = 0
-    rounding = Fraction(0)
-    if exponent:
-        matrix, largest = np.ldexp(matrix, -exponent), math.ldexp(largest, -exponent)
-        # Only entries that fall below the normal range are rounded, by TINY / 2 each.
-        rounding += n * TINY if exponent > 0 else 0
-    asymmetry = float(np.abs(matrix - matrix.T).max()) if n > 1 else 0.0
-    allowed = n * torch.finfo(gram.dtype).eps * largest
-    if asymmetry > allowed:
-        raise NotSymmetricError(
-            f"gram differs from its transpose by {asymmetry / largest:.3e} of its "
-            f"largest entry; rounding explains {allowed / largest:.3e}. Was a "
-            "cross-Gram of two sets or an asymmetric kernel passed? If not, pass "
-            "(gram + gram.mT) / 2."
-        )
-    if asymmetry == 0.0:
-        return SymmetricMatrix(matrix, exponent, rounding, "")
-    matrix = (matrix + matrix.T) / 2
-    # The sum rounds by u relatively, the half only below the normal range.
-    rounding += UNIT * frobenius_norm(matrix) + n * TINY
-    note = (
-        f"gram differs from its transpose by up to {asymmetry / largest:.1e} of its "
-        "largest entry; the statement is about the symmetric part (gram + gram.mT) / 2"
-    )
-    return SymmetricMatrix(matrix, exponent, rounding, note)
+_BAND = 256  # rows or columns worked on together
+_PIECE = 2**18  # entries moved together
 
 
 def lower_bound(
@@ -125,8 +42,8 @@ def lower_bound(
     of the factorisation: the smallest eigenvalue is at least ``shift - error``.
 
     ``"residual"`` bounds ``error`` by the norm of RᵀR - B, formed by one plain float64
-    product (no Strassen, no TF32, no emulation). It trusts nothing about how R came to
-    be. ``"cholesky"`` takes the a priori bound
+    product of triangular matrices (no Strassen, no TF32, no emulation). It trusts
+    nothing about how R came to be. ``"cholesky"`` takes the a priori bound
     :math:`\gamma_{n+3} / (1 - \gamma_{n+3}) \operatorname{tr} B`, the trace of B and
     not of the matrix. That saves the product and holds for LAPACK implementations by
     substitution, in any blocking and order; not for those that invert diagonal blocks
@@ -143,41 +60,150 @@ def lower_bound(
         The bound in the unit of ``matrix.entries``, or ``None``.
 
     Cost:
-        n³/3 multiplications for the factor, n³/2 for the product; memory 2 n² numbers.
+        n³/6 multiplications for the factor and as many for the product; memory n²
+        numbers beside the matrix.
 
     Source:
         Rump (2006), BIT 46:433; Higham (2002), theorem 10.3.
     """
+    return factorised(matrix, shift, form=form)[0]
+
+
+def factorised(
+    matrix: SymmetricMatrix, shift: float, *, form: Form = "residual"
+) -> tuple[Fraction | None, Float[np.ndarray, " n"] | None]:
+    """:func:`lower_bound`, and if the factorisation was refused a vector that says why.
+
+    Where elimination stops it leaves a vector whose Rayleigh quotient lies at or below
+    ``shift``, but for rounding: handed to :func:`upper_bound` it may prove that.
+
+    Returns:
+        ``(bound, None)`` or ``(None, vector of norm 1)``; ``(None, None)`` if neither
+        came of it.
+    """
     n = len(matrix.entries)
     diagonal = np.nextafter(np.diagonal(matrix.entries) - shift, -np.inf)
     if not (diagonal > 0).all():
-        return None
-    shifted = matrix.entries.copy()
-    np.fill_diagonal(shifted, diagonal)
-    # The transpose of a C-ordered array is what LAPACK calls its own; it is symmetric.
-    (potrf,) = get_lapack_funcs(("potrf",), (shifted,))
-    factor, info = potrf(shifted.T, lower=0, clean=1, overwrite_a=1)
-    # LAPACK has been seen to report success on NaN: what came back is looked at.
-    if info != 0 or not np.isfinite(factor).all():
-        return None
-    if not (np.diagonal(factor) > 0).all():
-        return None
+        return None, np.eye(1, n, int(diagonal.argmin()))[0]
+    factor, order = _eliminate(matrix.entries, diagonal, np.float64)
+    if order != 0:
+        return None, _witness(matrix, factor, order)
+    if not _is_factor(factor):
+        return None, None
     if form == "cholesky":
         trace = Fraction(math.fsum(diagonal)) * (1 + 2 * UNIT)  # fsum rounds once
         ratio = gamma(n + 3) / (1 - gamma(n + 3))
         error = ratio * trace + 3 * n * (2 * n + Fraction(diagonal.max())) * TINY
         error += underflow(n)
     else:
-        product = factor.T @ factor
-        on_diagonal = np.diagonal(product) - diagonal
-        residual = np.subtract(product, matrix.entries, out=product)
-        np.fill_diagonal(residual, on_diagonal)  # B is the matrix but for its diagonal
-        if not np.isfinite(residual).all():
-            return None
-        error = (1 + UNIT) * frobenius_norm(residual) + underflow(n)
         # |RᵀR as computed - RᵀR| <= gamma(n) |Rᵀ||R|, whose norm is at most ‖R‖_F².
-        error += gamma(n) * sum_of_squares(factor)
-    return Fraction(shift) - error - matrix.rounding
+        error = gamma(n) * sum_of_squares(factor)
+        residual = _residual(factor, matrix.entries, diagonal)
+        if residual is None:
+            return None, None
+        error += (1 + UNIT) * residual + underflow(n)
+    return Fraction(shift) - error - matrix.rounding, None
+
+
+def _witness(
+    matrix: SymmetricMatrix, factor: np.ndarray, order: int
+) -> Float[np.ndarray, " n"] | None:
+    """From the rows before the refused one: ``v`` with ``vᵀBv`` the refused pivot."""
+    if not 0 < order <= len(factor):
+        return None
+    k = order - 1
+    vector = np.zeros(len(factor))
+    vector[k] = 1.0
+    leading, column = factor[:k, :k], matrix.entries[:k, k]
+    if k > 0:
+        if not (np.diagonal(leading) > 0).all():
+            return None
+        part = scipy.linalg.solve_triangular(
+            leading, column, trans=1, check_finite=False
+        )
+        vector[:k] = -scipy.linalg.solve_triangular(leading, part, check_finite=False)
+    size = np.linalg.norm(vector)
+    return vector / size if math.isfinite(size) and size > 0 else None
+
+
+def cholesky(
+    entries: Float[np.ndarray, "n n"],
+    diagonal: Float[np.ndarray, " n"],
+    dtype: type = np.float64,
+) -> np.ndarray | None:
+    """Upper Cholesky factor of a matrix with another diagonal; ``None`` if refused.
+
+    Args:
+        entries: symmetric; the diagonal does not matter.
+        diagonal: what stands there instead.
+        dtype: of the factor and the arithmetic.
+
+    Returns:
+        R, ``(n, n)``, in LAPACK's order of columns, zero below the diagonal.
+    """
+    factor, order = _eliminate(entries, diagonal, dtype)
+    return factor if order == 0 and _is_factor(factor) else None
+
+
+def _eliminate(
+    entries: Float[np.ndarray, "n n"], diagonal: Float[np.ndarray, " n"], dtype: type
+) -> tuple[np.ndarray, int]:
+    """What LAPACK leaves, and the order of the minor it refused; 0 for none."""
+    shifted = np.array(entries, dtype=dtype, order="C")
+    np.fill_diagonal(shifted, diagonal)
+    # The transpose of a C-ordered array is what LAPACK calls its own; it is symmetric.
+    (potrf,) = get_lapack_funcs(("potrf",), (shifted,))
+    return potrf(shifted.T, lower=0, clean=1, overwrite_a=1)
+
+
+def _is_factor(factor: np.ndarray) -> bool:
+    """LAPACK has been seen to report success on NaN: what came back is looked at."""
+    finite = np.isfinite((factor.min(), factor.max())).all()
+    return bool(finite and (np.diagonal(factor) > 0).all())
+
+
+def _residual(
+    factor: np.ndarray,
+    entries: Float[np.ndarray, "n n"],
+    diagonal: Float[np.ndarray, " n"],
+) -> Fraction | None:
+    """Bound on the Frobenius norm of RᵀR less the matrix; the factor is overwritten.
+
+    With both axes turned round R becomes a lower triangle L, and LAPACK forms LᵀL, a
+    third of a full product: it is RᵀR turned round.
+    """
+    n = len(diagonal)
+    _turn_round(factor.ravel(order="K"))
+    (lauum,) = get_lapack_funcs(("lauum",), (factor,))
+    product, _ = lauum(factor, lower=1, overwrite_c=1)
+    turned, last = entries[::-1, ::-1], diagonal[::-1]
+    square = Fraction(0)
+    for start in range(0, n, _BAND):
+        columns = slice(start, min(start + _BAND, n))
+        below = slice(columns.stop, n)
+        # Stored by columns: the transposes run along memory.
+        rest = product.T[columns, below] - turned[columns, below]
+        corner = np.tril(product[columns, columns] - turned[columns, columns], -1)
+        middle = np.diagonal(product)[columns] - last[columns]
+        parts = (rest, 2), (corner, 2), (middle, 1)
+        for part, times in parts:
+            if part.size == 0:
+                continue
+            if not np.isfinite(part).all():
+                return None
+            square += times * sum_of_squares(part)
+    return root(square)
+
+
+def _turn_round(flat: np.ndarray) -> None:
+    """Reverse an array in place, a piece at a time."""
+    half = len(flat) // 2
+    for start in range(0, half, _PIECE):
+        stop = min(start + _PIECE, half)
+        left, right = flat[start:stop], flat[len(flat) - stop : len(flat) - start]
+        kept = left.copy()
+        left[:] = right[::-1]
+        right[:] = kept[::-1]
 
 
 def upper_bound(matrix: SymmetricMatrix, vector: Float[np.ndarray, " n"]) -> Fraction:
@@ -203,12 +229,7 @@ def upper_bound(matrix: SymmetricMatrix, vector: Float[np.ndarray, " n"]) -> Fra
             f"vector needs a norm within [1/2, 2], got {math.sqrt(square)}. Divide it "
             "by its norm first."
         )
-    quadratic = Fraction(float(vector @ (matrix.entries @ vector)))
-    size = np.abs(vector)
-    # |v|ᵀ|A||v| bounds the roundings of vᵀ(Av), both products together.
-    absolute = Fraction(float(size @ (np.abs(matrix.entries) @ size)))
-    ratio = gamma(2 * n) / (1 - gamma(2 * n))
-    numerator = quadratic + ratio * (absolute + underflow(n)) + underflow(n)
+    numerator = quadratic_form(matrix, vector)[1]
     exact_square = Fraction(square)
     if numerator >= 0:
         denominator = (exact_square - underflow(n)) / (1 + gamma(n))
@@ -217,27 +238,17 @@ def upper_bound(matrix: SymmetricMatrix, vector: Float[np.ndarray, " n"]) -> Fra
     return numerator / denominator + matrix.rounding
 
 
-def _check(gram: Tensor) -> None:
-    """Refuse what is no square matrix of finite float32 or float64 numbers."""
-    if gram.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"gram must be float64 (or float32, which converts exactly), got "
-            f"{gram.dtype}. Convert it with gram.double() if that is what is meant."
-        )
-    if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
-        raise ShapeMismatchError(
-            f"gram must be a square matrix (n, n), got shape {tuple(gram.shape)}. "
-            'A kernel with outputs="full" becomes one by gram_matrix.'
-        )
-    if gram.shape[0] == 0:
-        raise ValueError("gram has no rows; an empty matrix has no eigenvalue.")
-    bad = int((~torch.isfinite(gram)).sum())
-    if bad:
-        raise NonFiniteError(
-            f"gram has {bad} non-finite entries of {gram.numel()}. "
-            "Look upstream: overflow in the forward pass is the usual cause."
-        )
-
-
-def _is_diagonal(matrix: np.ndarray) -> bool:
-    return bool(np.count_nonzero(matrix) == np.count_nonzero(np.diagonal(matrix)))
+def quadratic_form(
+    matrix: SymmetricMatrix, vector: Float[np.ndarray, " n"]
+) -> tuple[Fraction, Fraction]:
+    """Bounds for ``vᵀAv`` with A the stored entries; ``matrix.rounding`` is not in."""
+    n = len(vector)
+    quadratic = Fraction(float(vector @ (matrix.entries @ vector)))
+    size = np.abs(vector)
+    # |v|ᵀ|A||v| bounds the roundings of vᵀ(Av), both products together.
+    bands = (slice(k, k + _BAND) for k in range(0, n, _BAND))
+    sizes = [np.abs(matrix.entries[rows]) @ size for rows in bands]
+    absolute = Fraction(float(size @ np.concatenate(sizes)))
+    ratio = gamma(2 * n) / (1 - gamma(2 * n))
+    error = ratio * (absolute + underflow(n)) + underflow(n)
+    return quadratic - error, quadratic + error

@@ -60,11 +60,17 @@ def sum_of_squares(array: np.ndarray) -> Fraction:
 
 def frobenius_norm(array: np.ndarray) -> Fraction:
     """Upper bound for the Frobenius norm of a finite array, close to it."""
-    square = sum_of_squares(array)
+    return root(sum_of_squares(array))
+
+
+def root(square: Fraction) -> Fraction:
+    """Upper bound for the square root of a number of at least 0, close to it."""
+    if square == 0:
+        return Fraction(0)
     # An even power of two is taken out, for a square of 1e-400 is no float64.
     half = (square.numerator.bit_length() - square.denominator.bit_length()) // 2
-    root = math.sqrt(round_up(square / Fraction(4) ** half))
-    return Fraction(math.nextafter(root, math.inf)) * Fraction(2) ** half
+    upper = math.sqrt(round_up(square / Fraction(4) ** half))
+    return Fraction(math.nextafter(upper, math.inf)) * Fraction(2) ** half
 
 
 def round_up(number: Fraction) -> float:

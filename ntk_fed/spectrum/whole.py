@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ntk_fed.measured import Enclosure
-from ntk_fed.spectrum.certificate import symmetric_matrix
 from ntk_fed.spectrum.extreme import largest_eigenvalue, smallest_eigenvalue
 from ntk_fed.spectrum.rounding import round_down, round_up
+from ntk_fed.spectrum.symmetric import symmetric_matrix
 
 
 @dataclasses.dataclass(frozen=True)
