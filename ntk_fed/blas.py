@@ -55,18 +55,25 @@ def chosen() -> dict[str, str]:
     return {str(dtype).removeprefix("torch."): name for dtype, name in _chosen.items()}
 
 
-def product(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
+def product(
+    a: Tensor, b: Tensor, *, out: Tensor | None = None, add: bool = False
+) -> Tensor:
     """``a @ b`` of two matrices, without a graph.
 
     Args:
         a: ``(n, k)``.
         b: ``(k, m)``; a transposed view is as good as a contiguous matrix.
         out: ``(n, m)``, contiguous, overwritten; saves an allocation.
+        add: add the product to what ``out`` holds instead.
     """
     small = a.shape[0] * a.shape[1] * b.shape[1] < _WORTH_IT
-    if small or a.device.type != "cpu" or library(a.dtype) == "torch":
-        return torch.mm(a, b, out=out)
-    return _by_numpy(a, b, out)
+    by_torch = small or a.device.type != "cpu" or library(a.dtype) == "torch"
+    if add:
+        assert out is not None
+        if by_torch:
+            return out.addmm_(a, b)
+        return out.add_(_by_numpy(a, b, None))
+    return torch.mm(a, b, out=out) if by_torch else _by_numpy(a, b, out)
 
 
 def _by_numpy(a: Tensor, b: Tensor, out: Tensor | None) -> Tensor:
@@ -81,16 +88,19 @@ def _by_numpy(a: Tensor, b: Tensor, out: Tensor | None) -> Tensor:
 
 
 def _faster(dtype: torch.dtype) -> str:
-    """Time both in alternation; the smaller minimum wins, torch wins ties."""
+    """Time both in alternation; the smaller minimum wins, torch wins ties.
+
+    Each product is followed by an operation of torch, as everywhere in this package:
+    threads of one library that still wait for work hold up those of the other.
+    """
     a = torch.full((_SIZE, _SIZE), 0.5, dtype=dtype)
     out = torch.empty_like(a)
     best = dict.fromkeys(LIBRARIES, float("inf"))
-    for _ in range(5):
+    for _ in range(3):
         for name in LIBRARIES:
             began = time.perf_counter()
-            if name == "torch":
-                torch.mm(a, a, out=out)
-            else:
-                _by_numpy(a, a, out)
+            for _ in range(3):
+                torch.mm(a, a, out=out) if name == "torch" else _by_numpy(a, a, out)
+                torch.mul(out, a, out=out)
             best[name] = min(best[name], time.perf_counter() - began)
     return "numpy" if best["numpy"] < 0.95 * best["torch"] else "torch"

@@ -5,6 +5,7 @@ Floor 1. A parameter dictionary maps the names of
 its buffers are never changed: every evaluation goes through a functional copy.
 """
 
+import contextlib
 from collections.abc import Mapping
 
 import torch
@@ -109,6 +110,23 @@ def call(
             "A network with a single output returns (n, 1)."
         )
     return outputs
+
+
+def own_buffers(model: torch.nn.Module, state: Mapping[str, Tensor]) -> Params:
+    """``state`` with copies of the buffers, for a call that may update them."""
+    buffers = {name for name, _ in model.named_buffers()}
+    return {k: v.clone() if k in buffers else v for k, v in state.items()}
+
+
+def graph_without_gaps() -> contextlib.AbstractContextManager[None]:
+    """Refuse activation checkpointing, which would run a part again, on its own.
+
+    That happens after the functional call has ended: with the module's own parameters.
+    """
+    return torch.autograd.graph.disable_saved_tensors_hooks(
+        "model recomputes activations (torch.utils.checkpoint): gradients would be "
+        "taken at its own parameters, not at those asked for. Switch that off."
+    )
 
 
 def flatten(params: Mapping[str, Tensor]) -> Float[Tensor, " p"]:

@@ -71,7 +71,8 @@ def measure(
     data = partition.dataset
     full = gram(model, data.x, outputs="full", engine="layerwise", progress=progress)
     theta, own = gram_matrix(full), trainable(model)
-    error, proven = forming_error(model, own, data.x, theta)
+    forming = forming_error(model, own, data.x, theta)
+    error = forming.bound
     outputs = Objective.of(model).outputs(own, data.x)
     check_targets("squared", outputs, data.y)
     residual = outputs - data.y
@@ -88,7 +89,9 @@ def measure(
     return Start(
         theta,
         residual,
-        smallest if proven else _estimated(smallest, "the network's two passes"),
+        smallest
+        if forming.proven
+        else _estimated(smallest, "the network's two passes"),
         federated_kernel(
             theta,
             partition,

@@ -6,29 +6,28 @@ obviously right; ``layerwise`` never forms one.
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor
 
-from ntk_fed import records
+from ntk_fed import blas, records
 from ntk_fed.errors import ShapeMismatchError
-from ntk_fed.inputs import check_inputs, check_per_sample
-from ntk_fed.jacobians import raw_jacobian
-from ntk_fed.kernel import layerwise
-from ntk_fed.kernel.contract import block
-from ntk_fed.kernel.plan import Plan, choose
-from ntk_fed.kernel.rules import Factor
+from ntk_fed.inputs import check_inputs, check_per_sample, refuse_batch_dependence
+from ntk_fed.kernel.assemble import Job, Side, assemble
+from ntk_fed.kernel.forming import forming_error
+from ntk_fed.kernel.plan import choose
+from ntk_fed.kernel.select import Selected
 from ntk_fed.kernel.tiles import TiledFile
 from ntk_fed.names import require_known
-from ntk_fed.params import Params, call, cast, complete, frozen_state
+from ntk_fed.params import call, cast, complete, frozen_state, own_buffers
 
 OUTPUTS = ("trace", "full", "diagonal")
 ENGINES = ("auto", "jacobian", "layerwise")
 
 
+@torch.inference_mode(False)
 def gram(
     model: torch.nn.Module,
     x: Tensor,
@@ -43,6 +42,9 @@ def gram(
     memory: int | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool = False,
+    select: Sequence[int] | None = None,
+    processes: int = 1,
+    with_error: bool = False,
 ) -> Any:
     r"""Gram matrix of the empirical tangent kernel, :math:`J(x)\,J(x_2)^\top`.
 
@@ -65,10 +67,19 @@ def gram(
             than memory. Killed and called again, it computes the missing tiles only
             and ends with the same bytes.
         progress: show a progress bar, with the time left.
+        select: outputs to look at, counted from 0; ``None`` is all. What is left out
+            is not computed.
+        processes: worker processes for the blocks, with one torch thread each. The
+            result has the bits of the same blocks in one process with one thread.
+        with_error: give a :class:`FormingError` too, how far the result may be from the
+            kernel meant; for one point set, one parameter set, and ``"trace"`` or
+            ``"full"``. Its ``bound`` is what :func:`smallest_eigenvalue` takes as
+            ``forming_error``.
 
     Returns:
         ``(n, n2)``, ``(n, n2, o, o)`` or ``(n, n2, o)`` in squared output units per
-        squared parameter unit; a dictionary of those with ``by_layer``. With one point
+        squared parameter unit; a dictionary of those with ``by_layer``; the pair
+        ``(kernel, error)`` with ``with_error``. With one point
         set and one parameter set the result is bitwise symmetric under exchange of
         (sample, output) pairs.
 
@@ -93,7 +104,17 @@ def gram(
     """
     require_known("outputs", outputs, OUTPUTS)
     require_known("engine", engine, ENGINES)
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1, got {processes}.")
+    if select is not None:
+        refuse_batch_dependence(model)
+        model = Selected(model, select)
     symmetric = x2 is None and params2 is None
+    if with_error and (not symmetric or by_layer or outputs == "diagonal" or out):
+        raise ValueError(
+            "with_error=True is for the kernel of one point set and one parameter set, "
+            "outputs 'trace' or 'full', without by_layer and out."
+        )
     left = right = _side(model, x, params, dtype)
     if not symmetric:
         right = _side(
@@ -102,6 +123,7 @@ def gram(
             params if params2 is None else params2,
             dtype,
         )
+        check_per_sample(model, right.params, right.state, right.x)
     plan = choose(
         model,
         left.params,
@@ -113,25 +135,26 @@ def gram(
         memory=memory,
         symmetric=symmetric,
         on_disk=out is not None,
+        processes=processes,
     )
+    job = Job(left, right, plan, outputs, symmetric, by_layer)
     tiles = None
     if out is not None:
         if by_layer:
             raise ValueError(
                 "out= holds one matrix; with by_layer=True there are many."
             )
-        tiles = _tiles(out, left, right, plan, outputs)
-        plan = dataclasses.replace(plan, block=tiles.block)
-    return _assemble(
-        left,
-        right,
-        plan,
-        outputs,
-        symmetric=symmetric,
-        by_layer=by_layer,
-        progress=progress,
-        tiles=tiles,
-    )
+        tiles = _file(out, job, select)
+        job.plan = dataclasses.replace(plan, block=tiles.block)
+    if processes > 1:
+        blas.library(next(iter(left.params.values())).dtype)
+        job.libraries = blas.chosen()
+    found = assemble(job, progress=progress, tiles=tiles, processes=processes)
+    if with_error:
+        matrix = gram_matrix(found[""]) if outputs == "full" else found[""]
+        one = left.model, left.params, left.x
+        return found[""], forming_error(*one, matrix, state=left.state)
+    return found if by_layer else found[""]
 
 
 def gram_matrix(full: Tensor) -> Tensor:
@@ -152,99 +175,35 @@ def gram_matrix(full: Tensor) -> Tensor:
     return full.transpose(1, 2).reshape(n * o, n2 * o)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Side:
-    """One side of the kernel: a network at some parameters, on some samples."""
-
-    model: torch.nn.Module
-    params: Params
-    state: Params
-    x: Tensor
-
-    def factors(self, plan: Plan, rows: slice) -> layerwise.Factors:
-        """What the engine multiplies, by parameter."""
-        args = (self.model, self.params, self.state, self.x[rows])
-        if plan.engine == "layerwise":
-            return layerwise.factors(*args, loose=plan.loose)
-        return {
-            name: [Factor.explicit(j.transpose(0, 1))]
-            for name, j in raw_jacobian(*args).items()
-        }
-
-
 def _side(
     model: torch.nn.Module,
     x: Tensor,
     params: Mapping[str, Tensor] | None,
     dtype: torch.dtype | None,
-) -> _Side:
+) -> Side:
     values = {k: cast(v, dtype) for k, v in complete(model, params).items()}
-    state = frozen_state(model, dtype)
     x = cast(x, dtype)
     check_inputs(x, values)
-    check_per_sample(model, values, state, x)
-    return _Side(model, values, state, x)
+    x = x.clone() if x.is_inference() else x.detach()
+    return Side(model, values, frozen_state(model, dtype), x)
 
 
-def _assemble(
-    left: _Side,
-    right: _Side,
-    plan: Plan,
-    outputs: str,
-    *,
-    symmetric: bool,
-    by_layer: bool,
-    progress: bool,
-    tiles: TiledFile | None,
-) -> Any:
-    """All blocks; of a symmetric kernel those on and above the diagonal, mirrored."""
-    n, n2 = len(left.x), len(right.x)
-    pairs = list(enumerate(_block_pairs(n, n2, plan.block, symmetric)))
-    found: dict[str, Tensor] = {} if tiles is None else {"": tiles.tensor}
-    if tiles is not None:
-        pairs = [(index, pair) for index, pair in pairs if index not in tiles.done]
-    mine: tuple[slice, layerwise.Factors] | None = None
-    for index, (rows, columns) in track(pairs, "kernel", disable=not progress):
-        if mine is None or mine[0] != rows:
-            mine = rows, left.factors(plan, rows)
-        same = symmetric and rows == columns
-        other = mine[1] if same else right.factors(plan, columns)
-        shares = block(mine[1], other, outputs, symmetric=same, by_layer=by_layer)
-        if len(pairs) == 1 and tiles is None:
-            found = shares
-            break
-        for name, share in shares.items():
-            if name not in found:
-                found[name] = share.new_empty(n, n2, *share.shape[2:])
-            found[name][rows, columns] = share
-            if symmetric and not same:
-                turned = share.transpose(0, 1)
-                turned = turned.transpose(2, 3) if outputs == "full" else turned
-                found[name][columns, rows] = turned
-        if tiles is not None:
-            tiles.finish(index)
-    return found if by_layer else found[""]
-
-
-def _tiles(
-    out: str | os.PathLike[str], left: _Side, right: _Side, plan: Plan, outputs: str
+def _file(
+    out: str | os.PathLike[str], job: Job, select: Sequence[int] | None
 ) -> TiledFile:
     """The file, whose identity is everything that decides its bytes."""
+    left, right, plan = job.left, job.right, job.plan
     named = {"x": left.x, "x2": right.x}
     for side, own in (("left", left), ("right", right)):
         for name, value in {**own.params, **own.state}.items():
             named[f"{side} {name}"] = value
-    few = call(left.model, left.params, left.x[:1], left.state)
+    own = own_buffers(left.model, left.state)
+    few = call(left.model, left.params, left.x[:1].clone(), own)
+    if few.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"out= holds float32 or float64, got {few.dtype}. Set dtype=.")
     o, shape = few.shape[1], (len(left.x), len(right.x))
-    shape += {"trace": (), "diagonal": (o,), "full": (o, o)}[outputs]
-    identity = f"{records.digest(named)} {outputs} {plan.engine} {sorted(plan.loose)}"
+    shape += {"trace": (), "diagonal": (o,), "full": (o, o)}[job.outputs]
+    identity = f"{records.digest(named)} {job.outputs} {plan.engine} {left.model} "
+    identity += f"{job.symmetric} "
+    identity += f"{sorted(plan.loose)} {'' if select is None else list(select)}"
     return TiledFile(out, shape, few.dtype, fingerprint=identity, block=plan.block)
-
-
-def _block_pairs(
-    n: int, n2: int, block: int, symmetric: bool
-) -> Iterator[tuple[slice, slice]]:
-    """Blocks of rows, each with its blocks of columns (from the diagonal on)."""
-    for i in range(0, n, block):
-        for j in range(i if symmetric else 0, n2, block):
-            yield slice(i, min(i + block, n)), slice(j, min(j + block, n2))

@@ -6,18 +6,20 @@ length ``p``. Rules say the same for other layers. A parameter that no rule cove
 its own Jacobian, so that the answer is always right.
 """
 
-import math
+import dataclasses
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
-from ntk_fed import seeds
 from ntk_fed.jacobians import quiet_vmap, raw_jacobian
 from ntk_fed.kernel.rules import Call, Factor
-from ntk_fed.kernel.uses import Record, record
-from ntk_fed.params import Params, call
+from ntk_fed.kernel.uses import Record, Use, gradients, record
+from ntk_fed.params import Params
 
 Factors = dict[str, list[Factor]]
+_LOOKED_AT = 2**18  # entries compared at a time: a cache's worth
+_AT_ONCE = 2**18  # entries of sensitivities up to which outputs go back together
 
 
 def factors(
@@ -27,6 +29,7 @@ def factors(
     x: Tensor,
     *,
     loose: frozenset[str] = frozenset(),
+    chunk: int | None = None,
 ) -> Factors:
     """The factors of every use of every trainable parameter, for the samples ``x``.
 
@@ -36,22 +39,59 @@ def factors(
         state: frozen parameters and buffers.
         x: inputs, ``(n, ...)``.
         loose: parameters to send through the generic path in any case.
+        chunk: samples that go through the network together; ``None`` is all.
 
     Cost:
         One forward pass and one backward pass per output; memory ``n`` times the
         layers' inputs plus ``n·o`` times their outputs. For loose parameters their
         Jacobian.
     """
+    parts = [
+        _factors(model, params, state, part, loose) for part in x.split(chunk or len(x))
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return {name: _joined([part[name] for part in parts]) for name in params}
+
+
+def _joined(parts: list[list[Factor]]) -> list[Factor]:
+    """One list of uses for all samples; summed where samples differ in their uses."""
+    forms = {
+        tuple((f.inputs is None, *f.sensitivities.shape[2:]) for f in part)
+        for part in parts
+    }
+    if len(forms) > 1:
+        parts = [[multiplied_sum(part)] for part in parts]
+    return [Factor.joined(uses) for uses in zip(*parts, strict=True)]
+
+
+def multiplied_sum(uses: list[Factor]) -> Factor:
+    """The Jacobian of all uses of a parameter together."""
+    total: Tensor | int = 0
+    for use in uses:
+        total = total + use.per_output().multiplied().sensitivities
+    assert isinstance(total, Tensor)
+    return Factor(total)
+
+
+def _factors(
+    model: torch.nn.Module,
+    params: Params,
+    state: Params,
+    x: Tensor,
+    loose: frozenset[str],
+) -> Factors:
     found = record(model, params, state, x)
     generic = loose | set(found.loose)
     o = found.outputs.shape[1]
     result: Factors = {name: [] for name in params}
     used = [u for u in found.uses if not set(u.parameters.values()) <= generic]
-    for use, d in zip(used, _sensitivities(found, used), strict=True):
-        by_role = use.rule.factors(Call(use.arguments, use.inputs, d))
-        for role, name in use.parameters.items():
-            if name not in generic:
-                result[name].append(by_role[role])
+    sensitivities = _sensitivities(found, used)
+    for use in used:
+        d = sensitivities.pop(0)  # its memory is free for the next
+        for role, factor in _by_rule(use, d).items():
+            if use.parameters[role] not in generic:
+                result[use.parameters[role]].append(factor)
     if generic:
         own = {name: params[name] for name in params if name in generic}
         rest = {**state, **{k: v for k, v in params.items() if k not in generic}}
@@ -61,6 +101,70 @@ def factors(
     return {name: _alike(list_) or [unused] for name, list_ in result.items()}
 
 
+def _by_rule(use: Use, d: Tensor) -> dict[str, Factor]:
+    """The factors of one use by role, for one output only where all are alike."""
+    mix = None
+    if use.rule.units is not None and len(d) > 1:
+        units = use.rule.units % (d.ndim - 1) + 1  # outputs stand in front
+        alike = in_one_way(d, units)
+        if alike is not None:
+            d, mix = alike
+    found = use.rule.factors(Call(use.arguments, use.inputs, d))
+    return {role: dataclasses.replace(found[role], mix=mix) for role in use.parameters}
+
+
+def in_one_way(d: Tensor, units: int) -> tuple[Tensor, Tensor] | None:
+    """``s`` and ``m`` with ``d_a = m_a s`` unit by unit, if all outputs see units so.
+
+    True of the layer below a dense last one: ``d_a = W_a ∘ g`` with the gates ``g``,
+    also with a mean over positions between. Found by comparing every entry, to the
+    rounding of one product; no other sensitivities are taken for such by accident.
+
+    Args:
+        d: sensitivities, ``(o, n, ...)``.
+        units: the axis of ``d`` that counts units.
+
+    Returns:
+        ``s``, ``(1, n, ...)``, and ``m``, ``(o, units)``; ``None`` if there are none.
+    """
+    sides = d.shape[1:units].numel(), d.shape[units + 1 :].numel()
+    flat = d.reshape(len(d), sides[0], -1, sides[1])  # (o, A, units, R)
+    few = flat[:, : max(2, _LOOKED_AT // flat[0, 0].numel())]
+    amplitude = torch.stack([part.abs().amax(dim=(0, 2)) for part in few])
+    loudest = amplitude.argmax(dim=0)  # the output that sees a unit most
+    first = few.gather(0, loudest[:, None].expand(1, *few.shape[1:]))[
+        0
+    ]  # (A, units, R)
+    by_unit = first.transpose(0, 1).flatten(1)
+    where = by_unit.abs().argmax(dim=1, keepdim=True)  # its largest entry there
+    peak = by_unit.gather(1, where)[:, 0]
+    entries = [part.transpose(0, 1).flatten(1).gather(1, where)[:, 0] for part in few]
+    mix = torch.stack(entries) / torch.where(peak == 0, 1.0, peak)
+    if not _matches(few, first, mix):
+        return None
+    s = torch.empty_like(flat[0])
+    for a in loudest.unique().tolist():
+        seen = loudest == a
+        s[:, seen] = flat[a][:, seen]
+    if not _matches(flat, s, mix):
+        return None
+    return s.reshape(1, *d.shape[1:]), mix
+
+
+def _matches(d: Tensor, s: Tensor, mix: Tensor) -> bool:
+    """Is ``d_a = m_a s`` in every entry, to the rounding of a product?"""
+    slack = 4 * torch.finfo(d.dtype).eps
+    step = max(1, _LOOKED_AT // s[0].numel())
+    for start in range(0, len(s), step):
+        part = s[start : start + step]
+        for one, m in zip(d[:, start : start + step], mix, strict=True):
+            meant = m[:, None] * part
+            gap = (one - meant).abs_()
+            if not (gap <= meant.abs_().mul_(slack)).all():  # NaN matches nothing
+                return False
+    return True
+
+
 def _alike(uses: list[Factor]) -> list[Factor]:
     """Cross products of uses need all of them in one form."""
     if len({use.inputs is None for use in uses}) > 1:
@@ -68,79 +172,49 @@ def _alike(uses: list[Factor]) -> list[Factor]:
     return uses
 
 
-def _sensitivities(found: Record, used: list) -> list[Tensor]:
-    """Outputs of the network by the output of each use, ``(o, n, ...)``."""
-    zs = [use.output for use in used]
-    if not zs:
+def _sensitivities(found: Record, used: list[Use]) -> list[Tensor]:
+    """Outputs of the network by what left each use, ``(o, n, ...)``."""
+    if not used:
         return []
+    edges, shapes = [use.edge for use in used], [use.shape for use in used]
     o = found.outputs.shape[1]
-    if o > 1:
-        ones = torch.eye(o, dtype=found.outputs.dtype, device=found.outputs.device)
-        ones = ones[:, None, :].expand(o, len(found.outputs), o)
+    if o > 1 and o * max(shape.numel() for shape in shapes) <= _AT_ONCE:
         try:
-            with quiet_vmap():
-                grads = torch.autograd.grad(
-                    found.outputs,
-                    zs,
-                    ones,
-                    retain_graph=True,
-                    is_grads_batched=True,
-                    materialize_grads=True,
-                )
-            return list(grads)
+            return _all_outputs_at_once(found.outputs, edges, shapes)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
             pass  # an operation without a batched backward pass: one output at a time
-    by_output = [
-        torch.autograd.grad(
-            found.outputs[:, a].sum(), zs, retain_graph=True, materialize_grads=True
-        )
-        for a in range(o)
-    ]
-    return [torch.stack(grads) for grads in zip(*by_output, strict=True)]
-
-
-def untrue(
-    model: torch.nn.Module, params: Params, state: Params, x: Tensor
-) -> frozenset[str]:
-    """Parameters whose factors disagree with one plain backward pass over ``x``.
-
-    Summed over samples and outputs with random weights, the factors have to give the
-    gradient of the outputs summed with the same weights. What a rule or the watching
-    gets wrong is found here, whatever the reason (a batch that is reordered inside, for
-    one), and is then sent through the generic path.
-    """
-    leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
-    with torch.enable_grad():
-        outputs = call(model, leaves, x, state)
-        stream = seeds.generator(0, "kernel probe")
-        weights = torch.randn(outputs.shape, generator=stream, dtype=torch.float64)
-        weights = weights.to(outputs)
-        total = (outputs * weights).sum()
-    if not total.requires_grad:
-        return frozenset()
-    gradients = torch.autograd.grad(
-        total, list(leaves.values()), materialize_grads=True
+    kept = (
+        [found.outputs.detach().new_empty(o, *shape) for shape in shapes]
+        if o > 1
+        else []
     )
-    wrong = set()
-    found = factors(model, params, state, x)
-    sizes = {name: sum(f.size() for f in list_) for name, list_ in found.items()}
-    for (name, list_), gradient in zip(found.items(), gradients, strict=True):
-        summed = list_[0].summed(weights)
-        for factor in list_[1:]:
-            summed = summed + factor.summed(weights)
-        flat = gradient.flatten()
-        if summed.shape != flat.shape:
-            if flat.any() or summed.any():  # an unused parameter has one zero
-                wrong.add(name)
-            continue
-        # A sum of terms of either sign rounds by a small multiple of eps times their
-        # size; a mistake shows in leading digits. The tolerance lies between. Terms
-        # that cancelled before they got here leave rounding of the network's scale.
-        eps = torch.finfo(flat.dtype).eps
-        slack = eps**0.5 * sizes[name] + 100 * eps * max(sizes.values())
-        gap = torch.linalg.vector_norm(summed.sub_(flat), math.inf).item()
-        if not gap <= slack:
-            wrong.add(name)
-    return frozenset(wrong)
+    for a in range(o):
+        one = torch.zeros_like(found.outputs)
+        one[:, a] = 1.0
+        grads = gradients(
+            found.outputs, edges, shapes, grad_outputs=one, retain_graph=a < o - 1
+        )
+        if o == 1:
+            return [grad[None] for grad in grads]
+        for k, grad in zip(kept, grads, strict=True):
+            k[a] = grad
+    return kept
+
+
+def _all_outputs_at_once(
+    outputs: Tensor, edges: list[GradientEdge], shapes: list[torch.Size]
+) -> list[Tensor]:
+    n, o = outputs.shape
+    ones = torch.eye(o, dtype=outputs.dtype, device=outputs.device)
+    ones = ones[:, None, :].expand(o, n, o)
+    with quiet_vmap():
+        return gradients(
+            outputs,
+            edges,
+            [torch.Size((o, *shape)) for shape in shapes],
+            grad_outputs=ones,
+            retain_graph=True,
+            is_grads_batched=True,
+        )

@@ -1,12 +1,12 @@
 """Which engine computes a kernel, in blocks of how many samples, in how much memory.
 
-Floor 4. Sizes are read off a probe of two samples, not guessed from class names; the
-probe also compares every rule with a plain backward pass.
+Floor 4. Sizes are read off a probe of a few samples, not guessed from class names.
 """
 
 import dataclasses
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from ntk_fed.errors import OutOfMemoryError
-from ntk_fed.kernel import layerwise
-from ntk_fed.kernel.uses import record
-from ntk_fed.params import Params, call, cast, complete, frozen_state
+from ntk_fed.inputs import check_per_sample
+from ntk_fed.kernel.probe import Probe, probe
+from ntk_fed.kernel.select import Selected
+from ntk_fed.kernel.terms import BAND, COLUMNS
+from ntk_fed.params import Params, call, cast, complete, frozen_state, own_buffers
 
-# While sensitivities are computed, the graph keeps the output, its activation and a
-# gradient of each layer; measured between 2 and 4 outputs' worth on MLPs and CNNs.
-_GRAPH_COPIES = 4
-_BUFFERS = 12 * 2**20  # entries of the contraction's bands
+_LIBRARIES = 2**24  # bytes a BLAS library keeps for packing operands, measured
+_SLACK = 1.15  # allocators lose some between pieces of different sizes, measured
+_PASSES = 2**26  # bytes of a pass through the network, where passes take the most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Plan:
         engine: ``"jacobian"`` or ``"layerwise"``.
         why: the reason for that engine, and what goes through the generic path.
         block: samples per block.
+        chunk: samples that go through the network together; ``None``: a block's.
         bytes: memory at the peak, result included, process and libraries not.
         operations: multiplications and additions, of passes and contraction.
         loose: parameters that go through the generic path.
@@ -40,6 +42,7 @@ class Plan:
     engine: str
     why: str
     block: int
+    chunk: int | None
     bytes: int
     operations: int
     loose: frozenset[str] = frozenset()
@@ -59,11 +62,31 @@ def free_memory(device: torch.device) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Cost:
-    """Of an engine: entries kept per sample, operations per sample and per pair."""
+    """Of an engine: bytes per sample, operations per sample and per pair.
 
-    sample: int
+    Attributes:
+        held: bytes that stay until the products are done.
+        passing: bytes while a sample goes through the network.
+        terms: products that are kept for a band.
+        passes: operations per sample.
+        pair: operations per pair of samples.
+    """
+
+    held: int
+    passing: int
+    terms: int
     passes: int
     pair: int
+
+    @property
+    def chunk(self) -> int | None:
+        """Samples that go through the network together, ``None`` for any number.
+
+        That where passes take little more than what stays: large products are fast.
+        """
+        if self.passing <= 2 * self.held:
+            return None
+        return max(1, _PASSES // self.passing)
 
     def operations(self, n: int, n2: int, symmetric: bool) -> int:
         samples = n if symmetric else n + n2
@@ -71,6 +94,7 @@ class _Cost:
         return 2 * (self.passes * samples + self.pair * pairs)
 
 
+@torch.inference_mode(False)
 def plan(
     model: torch.nn.Module,
     x: Tensor,
@@ -81,6 +105,8 @@ def plan(
     engine: str = "auto",
     dtype: torch.dtype | None = None,
     memory: int | None = None,
+    select: Sequence[int] | None = None,
+    processes: int = 1,
 ) -> Plan:
     """What ``gram`` with the same arguments would do, and what it would take.
 
@@ -93,13 +119,16 @@ def plan(
         engine: ``"auto"``, ``"jacobian"`` or ``"layerwise"``.
         dtype: of the computation; ``None`` is that of the parameters.
         memory: bytes that may be taken; ``None`` is half of what is free.
+        select: outputs to look at; ``None`` is all.
+        processes: worker processes.
 
     Raises:
         OutOfMemoryError: result and smallest block exceed ``memory``.
 
     Cost:
-        A few passes over two samples.
+        A few passes over at most ten samples.
     """
+    model = model if select is None else Selected(model, select)
     values = {k: cast(v, dtype) for k, v in complete(model, params).items()}
     return choose(
         model,
@@ -111,6 +140,7 @@ def plan(
         engine=engine,
         memory=memory,
         symmetric=x2 is None,
+        processes=processes,
     )
 
 
@@ -141,25 +171,30 @@ def choose(
     memory: int | None,
     symmetric: bool = False,
     on_disk: bool = False,
+    processes: int = 1,
 ) -> Plan:
     """Engine and block size for a kernel between ``x`` and ``x2``.
 
     Raises:
         OutOfMemoryError: result and smallest block exceed ``memory``.
     """
-    o = call(model, params, x[:1], state).shape[1]
     p = sum(value.numel() for value in params.values())
+    itemsize = next(iter(params.values())).element_size()
     n, n2 = len(x), len(x2)
-    several = o if outputs == "full" else 1  # output pairs per output in the products
-    costs = {"jacobian": _Cost(2 * o * p, 3 * o * p, o * p * several)}
     loose: frozenset[str] = frozenset()
-    words = {"jacobian": "its Jacobian is small enough to be formed"}
-    if engine != "jacobian":
-        loose = layerwise.untrue(model, params, state, x[:2])
-        unruled = record(model, params, state, x[:1]).loose
-        found = layerwise.factors(model, params, state, x[:2], loose=loose)
-        costs["layerwise"] = _layerwise_cost(found, p, o, outputs)
-        words["layerwise"] = _reason(unruled, loose)
+    costs, words = {}, {"jacobian": "its Jacobian is small enough to be formed"}
+    if engine == "jacobian":
+        check_per_sample(model, params, state, x)
+        own = own_buffers(model, state)
+        o = call(model, params, x[:1].clone(), own).shape[1]
+    else:
+        found = probe(model, params, state, x if n >= n2 else x2)
+        o, loose = found.outputs, frozenset(found.loose)
+        sizes = {name: value.numel() for name, value in params.items()}
+        costs["layerwise"] = _layerwise_cost(found, sizes, outputs, itemsize)
+        words["layerwise"] = _reason(found.loose)
+    several = o if outputs == "full" else 1  # output pairs per output in the products
+    costs["jacobian"] = _Cost(o * p * itemsize, 0, 0, 3 * o * p, o * p * several)
     totals = {name: cost.operations(n, n2, symmetric) for name, cost in costs.items()}
     why = f"engine={engine!r} was asked for"
     if engine == "auto":
@@ -167,59 +202,73 @@ def choose(
         engine = min(totals, key=lambda name: (totals[name], name != "jacobian"))
         other = ", ".join(f"{name} {count:.3g}" for name, count in totals.items())
         why = f"{words[engine]}; operations: {other}"
-    itemsize = next(iter(params.values())).element_size()
     per_pair = {"trace": 1, "diagonal": o, "full": o * o}[outputs] * itemsize
     available = free_memory(x.device) // 2 if memory is None else memory
     result = 0 if on_disk else n * n2 * per_pair
-    sample = costs[engine].sample * itemsize
-    block = block_size(max(n, n2), sample, per_pair, available - result)
-    needed = result + _block_bytes(block, sample, per_pair, n)
-    return Plan(engine, why, block, needed, totals[engine], loose)
+    cost, largest = costs[engine], max(n, n2)
+    copies = 0 if processes == 1 else (p + x.numel() + x2.numel()) * itemsize
+    left = (available - result) // processes - copies
+    block = block_size(largest, cost, per_pair, left)
+    if processes > 1:  # about two blocks of a triangle for each
+        block = min(block, math.ceil(largest / math.ceil(math.sqrt(4 * processes))))
+    needed = result + processes * (copies + _block_bytes(block, cost, per_pair, n))
+    return Plan(engine, why, block, cost.chunk, needed, totals[engine], loose)
 
 
-def _reason(unruled: dict[str, str], untrue: frozenset[str]) -> str:
-    if not unruled and not untrue:
+def _reason(loose: dict[str, str]) -> str:
+    if not loose:
         return "every operation on a parameter has a rule"
-    words = [f"{name} ({operation})" for name, operation in sorted(unruled.items())]
-    words += [f"{name} (its rule disagreed)" for name in sorted(untrue)]
+    words = [f"{name} ({why})" for name, why in sorted(loose.items())]
     return f"generic path for {', '.join(words)}, rules for the rest"
 
 
-def _layerwise_cost(factors: layerwise.Factors, p: int, o: int, outputs: str) -> _Cost:
-    kept, pair = 0, 0
+def _layerwise_cost(
+    found: Probe, sizes: dict[str, int], outputs: str, itemsize: int
+) -> _Cost:
+    o, pair, kept = found.outputs, 0, 0
     several = o * o if outputs == "full" else o
-    for uses in factors.values():
-        sizes = []
-        for factor in uses:
-            positions, b = factor.sensitivities.shape[2:]
-            a = 0 if factor.inputs is None else factor.inputs.shape[2]
-            kept += positions * (a + b * (o + _GRAPH_COPIES))
-            sizes.append((positions, a, b))
-        for positions, a, _ in sizes:
-            for positions2, _, b in sizes:
+    for name, uses in found.sizes.items():
+        if name in found.loose:
+            kept += o * sizes[name]
+            pair += several * sizes[name]
+        kept += sum(positions * (a + o * b) for positions, a, b in uses)
+        for positions, a, _ in uses:
+            for positions2, _, b in uses:
                 pair += positions * positions2 * (a + b * several)
-    return _Cost(kept, p * (1 + o), pair)
+    passing = found.graph + itemsize * (o * found.left + found.passing)
+    if found.loose:  # vectorised backward passes keep a graph for each output
+        passing += (1 + o) * found.graph
+    terms = sum(len(uses) ** 2 for uses in found.sizes.values())
+    p = sum(sizes.values())
+    return _Cost(kept * itemsize, passing, terms, p * (1 + o), pair)
 
 
-def _block_bytes(block: int, sample: int, pair: int, n: int) -> int:
-    """Factors of two blocks; the block's own result unless it is the whole."""
-    own = 0 if block >= n else 2 * block * block * pair
-    return 2 * block * sample + own + min(_BUFFERS * 8, 16 * block * block * pair)
+def _block_bytes(block: int, cost: _Cost, pair: int, n: int) -> int:
+    """Factors of two blocks, or one; the block's own result unless it is the whole."""
+    held, passing = block * cost.held, min(block, cost.chunk or block) * cost.passing
+    # What passes is kept where all pass together: counted once.
+    side = max(held, passing) if cost.chunk is None else held + passing
+    own = 0
+    if block < n:
+        side, own = held + side, block * block * pair
+    rows, entry = min(BAND, block), min(pair, 8)
+    bands = rows * (2 * min(block * pair, COLUMNS * 8) + cost.terms * block * entry)
+    return int(_SLACK * (side + own + bands)) + min(_LIBRARIES, held)
 
 
-def block_size(n: int, sample: int, pair: int, memory: int) -> int:
+def block_size(n: int, cost: _Cost, pair: int, memory: int) -> int:
     """The largest block of at most ``n`` samples that fits ``memory`` bytes.
 
     Args:
         n: samples of the larger point set.
-        sample: bytes of factors per sample.
+        cost: of the engine.
         pair: bytes of the result per pair of samples.
         memory: bytes left beside the result.
 
     Raises:
         OutOfMemoryError: not even one sample fits; says by how much.
     """
-    least = _block_bytes(1, sample, pair, n)
+    least = _block_bytes(1, cost, pair, n)
     if least > memory:
         raise OutOfMemoryError(
             f"memory: one pair of samples needs {least:,} bytes beside the result, "
@@ -229,7 +278,7 @@ def block_size(n: int, sample: int, pair: int, memory: int) -> int:
     low, high = 1, n
     while low < high:
         middle = (low + high + 1) // 2
-        if _block_bytes(middle, sample, pair, n) <= memory:
+        if _block_bytes(middle, cost, pair, n) <= memory:
             low = middle
         else:
             high = middle - 1

@@ -67,15 +67,16 @@ def kernel(
             f"{tuple(zero.shape)}."
         )
     frobenius, spectral = zero.norm().item(), largest_eigenvalue(zero).value
-    error0 = forming_error(model, start, x, zero)[0]
+    error0 = forming_error(model, start, x, zero).bound
 
     def observe(moment: Moment) -> Iterator[Row]:
         for t, params in global_models(moment, every):
             now = zero if t == 0 else at(params)
-            error, proven = forming_error(model, params, x, now)
+            forming = forming_error(model, params, x, now)
+            error = forming.bound
             smallest = smallest_eigenvalue(now, rtol=rtol, forming_error=error)
             smallest = dataclasses.replace(
-                smallest, certified=smallest.certified and proven
+                smallest, certified=smallest.certified and forming.proven
             )
             yield enclosed("smallest eigenvalue", smallest, round=t)
             change = now - zero

@@ -40,7 +40,10 @@ def _factors(call: Call) -> dict[str, Factor]:
     else:
         explicit = torch.einsum("ongbp,ngap->ongba", d, patches)
         weight = Factor.explicit(explicit)
-    return {"weight": weight, "bias": Factor.explicit(d.sum(dim=4))}
+    found = {"weight": weight}
+    if arguments["bias"] is not None:
+        found["bias"] = Factor.explicit(d.sum(dim=4))
+    return found
 
 
 def _patches(u: Tensor, arguments: dict[str, Any]) -> Tensor:
@@ -84,4 +87,4 @@ def _padded(
     return torch.nn.functional.pad(u, sizes)
 
 
-CONV = Rule(_signature, "input", ("weight", "bias"), _factors, _covers)
+CONV = Rule(_signature, "input", ("weight", "bias"), _factors, _covers, units=1)

@@ -17,10 +17,10 @@ def _factors(call: Call) -> dict[str, Factor]:
     d, u = call.sensitivities, call.inputs
     d = d.reshape(*d.shape[:2], -1, d.shape[-1])  # (o, n, P, b)
     u = u.reshape(len(u), -1, u.shape[-1])  # (n, P, a)
-    return {
-        "weight": Factor.cheapest(d, u),
-        "bias": Factor(d.sum(dim=2, keepdim=True)),
-    }
+    found = {"weight": Factor.cheapest(d, u)}
+    if call.arguments["bias"] is not None:
+        found["bias"] = Factor(d if d.shape[2] == 1 else d.sum(dim=2, keepdim=True))
+    return found
 
 
 LINEAR = Rule(
@@ -28,5 +28,6 @@ LINEAR = Rule(
     "input",
     ("weight", "bias"),
     _factors,
-    lambda arguments: arguments["input"].ndim >= 2,
+    lambda arguments: arguments["input"].ndim >= 2 and arguments["weight"].ndim == 2,
+    units=-1,
 )
