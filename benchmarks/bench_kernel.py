@@ -213,8 +213,13 @@ def write_table(found: dict, readme: Path) -> None:
         f"load before {about['load_before']:.1f}, median of {about['repeats']} rounds; "
         f"times in seconds, memory in MiB.\n\n{text}"
     )
-    before, start, rest = readme.read_text().partition("<!-- kernel: begin -->\n")
-    _, end, after = rest.partition("\n<!-- kernel: end -->")
+    write_between(readme, "kernel", text)
+
+
+def write_between(readme: Path, marker: str, text: str) -> None:
+    """Put ``text`` between the two comments of this name."""
+    before, start, rest = readme.read_text().partition(f"<!-- {marker}: begin -->\n")
+    _, end, after = rest.partition(f"\n<!-- {marker}: end -->")
     readme.write_text(f"{before}{start}{text}{end}{after}")
 
 

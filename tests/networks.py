@@ -211,8 +211,11 @@ OTHER = {
 ALL = RULED | OTHER
 
 
-def build(name, seed, dtype=torch.float64):
-    """A network of the zoo with weights from ``seed``, and five samples for it."""
+def build(name, seed, dtype=torch.float64, device="cpu"):
+    """A network of the zoo with weights from ``seed``, and five samples for it.
+
+    Drawn on the CPU, then put on ``device``: the numbers are the same on each.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ALL[name]().to(dtype)
@@ -221,4 +224,4 @@ def build(name, seed, dtype=torch.float64):
             model(x)  # sets the size of the lazy layer
     if name in ("integers", "words"):
         x = (3 * x).long()
-    return model, x
+    return model.to(device), x.to(device)

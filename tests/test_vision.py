@@ -1,12 +1,17 @@
 """Networks for images: sizes, seeds, one sample at a time, kernels."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from ntk_fed.errors import ShapeMismatchError, UnknownNameError
+from ntk_fed.jacobians import by_backward_passes
 from ntk_fed.kernel import gram
+from ntk_fed.kernel.plan import choose
 from ntk_fed.models import LeNet, ResNet18
+from ntk_fed.params import frozen_state, trainable
 
 SMALL = {
     "lenet": lambda **o: LeNet(0.3, **o),
@@ -144,6 +149,111 @@ def test_other_shapes_are_refused_flat_rows_too(name, shape):
 def test_numbers_out_of_range_are_refused(model, scale, options, message):
     with pytest.raises(ValueError, match=message):
         model(scale, **{"seed": 0, **options})
+
+
+# Kernels
+
+NETWORKS = {
+    "lenet, one pixel left": lambda: LeNet(0.3, size=4, outputs=2, seed=0),
+    "lenet, unpadded": lambda: LeNet(0.3, size=16, outputs=2, seed=0),
+    "layer": lambda: ResNet18("layer", 0.05, size=8, outputs=2, seed=0),
+    "group": lambda: ResNet18("group", 0.05, size=8, outputs=2, seed=0),
+}
+OWN = 3  # samples of the first point set; the other two are the second
+
+
+@dataclasses.dataclass(frozen=True)
+class Twin:
+    """A network at two parameter sets, with one backward pass per sample and output."""
+
+    model: torch.nn.Module
+    x: torch.Tensor
+    params: tuple[dict, dict]
+    rows: tuple[dict, dict]  # parameter -> Jacobian, (n, o, p)
+
+    def arguments(self, points, values):
+        """For :func:`gram`, of the kernel between ``x`` and the points asked for."""
+        x2 = {"own": None, "others": self.x[OWN:]}[points]
+        params2 = {"own": None, "others": self.params[1]}[values]
+        options = {"params": self.params[0], "params2": params2}
+        return (self.model, self.x[:OWN], x2), options
+
+    def kernels(self, points, values, outputs):
+        """For each parameter its kernel, by a product of rows."""
+        right = self.rows[["own", "others"].index(values)]
+        there = slice(OWN) if points == "own" else slice(OWN, None)
+        found = {}
+        for name, left in self.rows[0].items():
+            full = torch.einsum("iap,jbp->ijab", left[:OWN], right[name][there])
+            diagonal = full.diagonal(dim1=2, dim2=3)
+            kinds = {"full": full, "diagonal": diagonal, "trace": diagonal.sum(2)}
+            found[name] = kinds[outputs]
+        return found
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def twin(request):
+    model = NETWORKS[request.param]()
+    draw = torch.Generator().manual_seed(request.config.getoption("--seed"))
+
+    def moved():
+        """Scales differ from one and offsets from zero."""
+        return {
+            name: value + 0.1 * torch.randn(value.shape, generator=draw).double()
+            for name, value in trainable(model).items()
+        }
+
+    x = images(5, draw, *model.image[:2])
+    params = moved(), moved()
+    jacobians = [by_backward_passes(model, p, frozen_state(model), x) for p in params]
+    first, second = ({k: j.flatten(2) for k, j in js.items()} for js in jacobians)
+    return Twin(model, x, params, (first, second))
+
+
+def assert_same(found, expected):
+    """Relative to the largest entry, as single ones cancel. Seen are 5e-15."""
+    size = expected.abs().max().item()
+    assert size > 0
+    assert_close(found, expected, rtol=1e-12, atol=1e-12 * size)
+
+
+@pytest.mark.parametrize("values", ["own", "others"])
+@pytest.mark.parametrize("points", ["own", "others"])
+@pytest.mark.parametrize("outputs", ["full", "trace", "diagonal"])
+@pytest.mark.parametrize("engine", ["layerwise", "jacobian"])
+def test_the_kernel_is_that_of_backward_passes(twin, engine, outputs, points, values):
+    args, options = twin.arguments(points, values)
+    found = gram(*args, outputs=outputs, engine=engine, **options)
+    assert_same(found, sum(twin.kernels(points, values, outputs).values()))
+
+
+@pytest.mark.parametrize("values", ["own", "others"])
+@pytest.mark.parametrize("points", ["own", "others"])
+@pytest.mark.parametrize("outputs", ["full", "trace", "diagonal"])
+@pytest.mark.parametrize("engine", ["layerwise", "jacobian"])
+def test_so_is_the_kernel_of_each_parameter(twin, engine, outputs, points, values):
+    args, options = twin.arguments(points, values)
+    found = gram(*args, outputs=outputs, engine=engine, by_layer=True, **options)
+    expected = twin.kernels(points, values, outputs)
+    assert list(found) == list(expected)
+    for name, kernel in expected.items():
+        assert_same(found[name], kernel)
+
+
+def test_every_layer_for_images_has_a_rule(twin):
+    options = {"outputs": "full", "engine": "layerwise", "memory": None}
+    own = twin.params[0], frozen_state(twin.model)
+    assert choose(twin.model, *own, twin.x, twin.x, **options).loose == set()
+
+
+def test_the_two_parameter_sets_are_not_mixed_up(twin):
+    """Negative control: with them exchanged the kernel is another, far beyond 1e-12."""
+    args, options = twin.arguments("own", "others")
+    right, wrong = options["params2"], options["params"]
+    found = gram(*args, params=right, params2=wrong, outputs="full")
+    expected = sum(twin.kernels("own", "others", "full").values())
+    assert (found - expected).abs().max() > 1e-3 * expected.abs().max()
+    assert_same(found.transpose(0, 1).transpose(2, 3), expected)
 
 
 # LeNet
