@@ -236,8 +236,8 @@ def _layerwise_cost(
             for positions2, _, b in uses:
                 pair += positions * positions2 * (a + b * several)
     passing = found.graph + itemsize * (o * found.left + found.passing)
-    if found.loose:  # vectorised backward passes keep a graph for each output
-        passing += (1 + o) * found.graph
+    if found.loose:  # vectorised backward passes keep a graph for each output, and
+        passing += (1 + o) * found.graph + kept * itemsize  # gradients join them
     terms = sum(len(uses) ** 2 for uses in found.sizes.values())
     p = sum(sizes.values())
     return _Cost(kept * itemsize, passing, terms, p * (1 + o), pair)
