@@ -180,16 +180,15 @@ def _residual(
     square = Fraction(0)
     for start in range(0, n, _BAND):
         columns = slice(start, min(start + _BAND, n))
-        below = slice(columns.stop, n)
-        # Stored by columns: the transposes run along memory.
-        rest = product.T[columns, below] - turned[columns, below]
         corner = np.tril(product[columns, columns] - turned[columns, columns], -1)
         middle = np.diagonal(product)[columns] - last[columns]
-        parts = (rest, 2), (corner, 2), (middle, 1)
+        parts = [(corner, 2), (middle, 1)]
+        for first in range(columns.stop, n, 2 * _BAND):
+            below = slice(first, min(first + 2 * _BAND, n))
+            # Stored by columns: the transposes run along memory.
+            parts.append((product.T[columns, below] - turned[columns, below], 2))
         for part, times in parts:
-            if part.size == 0:
-                continue
-            if not np.isfinite(part).all():
+            if not np.isfinite((part.min(), part.max())).all():
                 return None
             square += times * sum_of_squares(part)
     return root(square)
@@ -243,11 +242,11 @@ def quadratic_form(
 ) -> tuple[Fraction, Fraction]:
     """Bounds for ``vᵀAv`` with A the stored entries; ``matrix.rounding`` is not in."""
     n = len(vector)
-    quadratic = Fraction(float(vector @ (matrix.entries @ vector)))
+    quadratic = Fraction(float(vector @ matrix.times(vector)))
     size = np.abs(vector)
     # |v|ᵀ|A||v| bounds the roundings of vᵀ(Av), both products together.
     bands = (slice(k, k + _BAND) for k in range(0, n, _BAND))
-    sizes = [np.abs(matrix.entries[rows]) @ size for rows in bands]
+    sizes = [np.einsum("ij,j", np.abs(matrix.entries[k]), size) for k in bands]
     absolute = Fraction(float(size @ np.concatenate(sizes)))
     ratio = gamma(2 * n) / (1 - gamma(2 * n))
     error = ratio * (absolute + underflow(n)) + underflow(n)

@@ -1,12 +1,12 @@
-"""Density of a spectrum by stochastic Lanczos quadrature, and its Lanczos process.
+"""Density of a spectrum by stochastic Lanczos quadrature.
 
-Floor 2: imports ``errors``, ``seeds`` and ``symmetric``. Only products ``v -> A v`` are
-taken, so a kernel whose Gram matrix cannot be formed has a density too.
+Floor 2: imports ``errors``, ``seeds``, ``lanczos`` and ``symmetric``. Only products
+``v -> A v`` are taken, so a kernel whose Gram matrix cannot be formed has a density.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import scipy.linalg
@@ -18,13 +18,12 @@ from torch import Tensor
 
 from ntk_fed.errors import NonFiniteError, NotSymmetricError, ShapeMismatchError
 from ntk_fed.seeds import generator
+from ntk_fed.spectrum.lanczos import Vector, lanczos
 from ntk_fed.spectrum.symmetric import symmetric_matrix
 
 ROUNDINGS = 32  # allowed for one product, in units of sqrt(n) eps |A v|
-_NOTHING = 2.0**-50  # a residual of this relative size is rounding alone
 CONFIDENCE = 0.95  # of every error bar, over the random probes
 
-Vector = Float[np.ndarray, " n"]
 Function = Callable[[np.ndarray], np.ndarray]
 
 
@@ -156,7 +155,7 @@ def density(
     if isinstance(gram_or_operator, Tensor):
         matrix = symmetric_matrix(gram_or_operator)
         n, exponent = len(matrix.entries), matrix.exponent
-        product: Function = matrix.entries.__matmul__
+        product: Function = matrix.times
     else:
         product = Products(gram_or_operator, None)
         product.refuse_asymmetry(seed)
@@ -252,47 +251,3 @@ def unit_vector(n: int, seed: int, purpose: str) -> Vector:
     """A random vector, uniform on the unit sphere, ``(n,)`` float64."""
     draw = torch.randn(n, generator=generator(seed, purpose), dtype=torch.float64)
     return (draw / torch.linalg.vector_norm(draw)).numpy()
-
-
-def lanczos(
-    product: Callable[[Vector], Vector], start: Vector, steps: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Lanczos with full reorthogonalisation, one step for each item taken.
-
-    Args:
-        product: ``v -> A v``, A symmetric.
-        start: of norm 1, ``(n,)``.
-        steps: at most these; n are enough.
-
-    Yields:
-        After step k: the diagonal ``(k,)`` and subdiagonal ``(k,)`` of the tridiagonal
-        matrix, and the basis ``(k, n)``. The last entry of the subdiagonal leads out of
-        the space; it is an exact 0 when k = n. The arrays are views, to be left alone.
-
-    Raises:
-        NonFiniteError: a norm leaves the range of float64.
-
-    Cost:
-        k products and 4 k² n multiplications; memory ``steps`` vectors.
-    """
-    n, steps = len(start), min(steps, len(start))
-    basis = np.empty((steps, n))
-    on, beside, size = np.zeros(steps), np.zeros(steps), 0.0
-    vector = start
-    for k in range(1, steps + 1):
-        basis[k - 1] = vector
-        vector = product(vector)
-        # BLAS scales this norm: squares of small entries do not vanish from it.
-        size = max(size, float(scipy.linalg.norm(vector)))
-        if not math.isfinite(size):
-            raise NonFiniteError(
-                "a product's norm lies outside float64. Scale the operator down first."
-            )
-        on[k - 1] = basis[k - 1] @ vector
-        for _ in range(2):  # once leaves rounding of the size of the largest part
-            vector = vector - basis[:k].T @ (basis[:k] @ vector)
-        beside[k - 1] = scipy.linalg.norm(vector) if k < n else 0.0
-        yield on[:k], beside[:k], basis[:k]
-        if beside[k - 1] <= _NOTHING * size:
-            return
-        vector = vector / beside[k - 1]

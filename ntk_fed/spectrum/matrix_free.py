@@ -15,8 +15,9 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from ntk_fed.measured import Enclosure
-from ntk_fed.spectrum.density import Function, Products, lanczos, unit_vector
+from ntk_fed.spectrum.density import Function, Products, unit_vector
 from ntk_fed.spectrum.extreme import smallest_eigenvalue
+from ntk_fed.spectrum.lanczos import lanczos
 
 FAILURE = 1e-6  # probability over the random start that an upper end is too low
 _METHOD = (
