@@ -29,6 +29,7 @@ import ntk_fed as nf
 
 FOLDER = Path(__file__).resolve().parent
 OURS = ("enclosure", "at_least holds", "at_least fails")
+PAUSE = 0.2  # seconds: threads of the tool before stop waiting for work meanwhile
 DENSE = ("torch eigvalsh", "scipy eigh [0, 0]")
 
 
@@ -91,6 +92,7 @@ def measured(n: int, options: Options) -> dict:
     rounds = options.repeats + (n < max(options.sizes))
     for k in range(rounds):
         for name, call in asked.items():
+            time.sleep(PAUSE)
             began = time.perf_counter()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # LOBPCG says that it did not converge

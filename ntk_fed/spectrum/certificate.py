@@ -13,9 +13,8 @@ from fractions import Fraction
 from typing import Literal
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Float
-from scipy.linalg import get_lapack_funcs
+from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from ntk_fed.spectrum.rounding import (
     TINY,
@@ -26,6 +25,8 @@ from ntk_fed.spectrum.rounding import (
     underflow,
 )
 from ntk_fed.spectrum.symmetric import SymmetricMatrix
+
+(dtrsv,) = get_blas_funcs(("trsv",), dtype=np.float64)
 
 Form = Literal["residual", "cholesky"]
 _BAND = 256  # rows or columns worked on together
@@ -112,16 +113,17 @@ def _witness(
     if not 0 < order <= len(factor):
         return None
     k = order - 1
+    diagonal = np.einsum("ii->i", factor)
+    if not (diagonal[:k] > 0).all():
+        return None
+    # Ones where elimination did not come: solves with the whole factor, nothing copied.
+    diagonal[k:] = 1.0
     vector = np.zeros(len(factor))
+    vector[:k] = matrix.entries[:k, k]
+    vector = dtrsv(factor, vector, trans=1, overwrite_x=1)
+    vector[k:] = 0.0
+    vector = -dtrsv(factor, vector, overwrite_x=1)
     vector[k] = 1.0
-    leading, column = factor[:k, :k], matrix.entries[:k, k]
-    if k > 0:
-        if not (np.diagonal(leading) > 0).all():
-            return None
-        part = scipy.linalg.solve_triangular(
-            leading, column, trans=1, check_finite=False
-        )
-        vector[:k] = -scipy.linalg.solve_triangular(leading, part, check_finite=False)
     size = np.linalg.norm(vector)
     return vector / size if math.isfinite(size) and size > 0 else None
 

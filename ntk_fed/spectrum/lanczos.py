@@ -8,11 +8,12 @@ import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Float
-from scipy.linalg.blas import dgemv
+from scipy.linalg import get_blas_funcs
 
 from ntk_fed.errors import NonFiniteError
+
+dgemv, dnrm2 = get_blas_funcs(("gemv", "nrm2"), dtype=np.float64)
 
 _NOTHING = 2.0**-50  # a residual of this relative size is rounding alone
 
@@ -48,7 +49,7 @@ def lanczos(
         basis[k - 1] = vector
         vector = product(vector)
         # BLAS scales this norm: squares of small entries do not vanish from it.
-        size = max(size, float(scipy.linalg.norm(vector)))
+        size = max(size, float(dnrm2(vector)))
         if not math.isfinite(size):
             raise NonFiniteError(
                 "a product's norm lies outside float64. Scale the operator down first."
@@ -57,7 +58,7 @@ def lanczos(
         known = basis[:k].T  # in SciPy's order: nothing is copied
         for _ in range(2):  # once leaves rounding of the size of the largest part
             vector = dgemv(-1.0, known, dgemv(1.0, known, vector, trans=1), 1.0, vector)
-        beside[k - 1] = scipy.linalg.norm(vector) if k < n else 0.0
+        beside[k - 1] = dnrm2(vector) if k < n else 0.0
         yield on[:k], beside[:k], basis[:k]
         if beside[k - 1] <= _NOTHING * size:
             return

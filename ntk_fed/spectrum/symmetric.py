@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
-import scipy.linalg.blas
 import scipy.sparse
 import torch
 from jaxtyping import Float
+from scipy.linalg import get_blas_funcs
 from torch import Tensor
 
 from ntk_fed.errors import NonFiniteError, NotSymmetricError, ShapeMismatchError
 from ntk_fed.spectrum.rounding import SAFE_EXPONENT, TINY, UNIT, frobenius_norm
+
+(dgemv,) = get_blas_funcs(("gemv",), dtype=np.float64)
 
 _PIECE = 192  # rows and columns looked at together: 288 KiB, and as much mirrored
 
@@ -55,7 +57,7 @@ class SymmetricMatrix:
 
         NumPy brings a second one, whose waiting threads would hold up those of SciPy.
         """
-        return scipy.linalg.blas.dgemv(1.0, self.entries.T, vector, trans=1)
+        return dgemv(1.0, self.entries.T, vector, trans=1)
 
     def negated(self) -> "SymmetricMatrix":
         """The matrix times -1, which rounds nothing."""
