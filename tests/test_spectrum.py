@@ -317,7 +317,7 @@ def test_the_residual_form_survives_a_wrong_factor(monkeypatch):
 )
 def test_sums_of_squares_and_norms_are_rounded_up(values):
     truth = sum(Fraction(v) ** 2 for v in values)
-    found = rounding.sum_of_squares(np.array(values))
+    found = rounding.sum_of_squares([np.array(values)])
     assert truth <= found <= truth * (1 + Fraction(30, 2**53)) + Fraction(1, 2**1060)
     norm = rounding.frobenius_norm(np.array(values))
     assert truth <= norm**2 <= found * (1 + Fraction(9, 2**52))

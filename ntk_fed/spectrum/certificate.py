@@ -9,6 +9,7 @@ the formulas read as on paper; ``rounding`` holds the bounds and the way back.
 """
 
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Literal
 
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
+from ntk_fed.errors import NonFiniteError
 from ntk_fed.spectrum.rounding import (
     TINY,
     UNIT,
@@ -29,7 +31,8 @@ from ntk_fed.spectrum.symmetric import SymmetricMatrix
 (dtrsv,) = get_blas_funcs(("trsv",), dtype=np.float64)
 
 Form = Literal["residual", "cholesky"]
-_BAND = 256  # rows or columns worked on together
+_BAND = 256  # rows worked on together
+_ACROSS = 512  # columns worked on together
 _PIECE = 2**18  # entries moved together
 
 
@@ -98,7 +101,7 @@ def factorised(
         error += underflow(n)
     else:
         # |RᵀR as computed - RᵀR| <= gamma(n) |Rᵀ||R|, whose norm is at most ‖R‖_F².
-        error = gamma(n) * sum_of_squares(factor)
+        error = gamma(n) * sum_of_squares([factor])
         residual = _residual(factor, matrix.entries, diagonal)
         if residual is None:
             return None, None
@@ -174,26 +177,28 @@ def _residual(
     With both axes turned round R becomes a lower triangle L, and LAPACK forms LᵀL, a
     third of a full product: it is RᵀR turned round.
     """
-    n = len(diagonal)
     _turn_round(factor.ravel(order="K"))
     (lauum,) = get_lapack_funcs(("lauum",), (factor,))
-    product, _ = lauum(factor, lower=1, overwrite_c=1)
-    turned, last = entries[::-1, ::-1], diagonal[::-1]
-    square = Fraction(0)
+    product = lauum(factor, lower=1, overwrite_c=1)[0].T  # rows run along memory again
+    try:
+        beside = sum_of_squares(_above(product, entries[::-1, ::-1]))
+        on = sum_of_squares([np.diagonal(product) - diagonal[::-1]])
+    except NonFiniteError:
+        return None
+    return root(2 * beside + on)
+
+
+def _above(left: np.ndarray, right: np.ndarray) -> Iterator[np.ndarray]:
+    """The difference of two matrices above the diagonal, in pieces for the cache."""
+    n = len(left)
     for start in range(0, n, _BAND):
-        columns = slice(start, min(start + _BAND, n))
-        corner = np.tril(product[columns, columns] - turned[columns, columns], -1)
-        middle = np.diagonal(product)[columns] - last[columns]
-        parts = [(corner, 2), (middle, 1)]
-        for first in range(columns.stop, n, 2 * _BAND):
-            below = slice(first, min(first + 2 * _BAND, n))
-            # Stored by columns: the transposes run along memory.
-            parts.append((product.T[columns, below] - turned[columns, below], 2))
-        for part, times in parts:
-            if not np.isfinite((part.min(), part.max())).all():
-                return None
-            square += times * sum_of_squares(part)
-    return root(square)
+        rows = slice(start, min(start + _BAND, n))
+        corner = left[rows, rows] - right[rows, rows]
+        np.copyto(corner, 0.0, where=np.tri(len(corner), dtype=bool))
+        yield corner
+        for first in range(rows.stop, n, _ACROSS):
+            columns = slice(first, min(first + _ACROSS, n))
+            yield left[rows, columns] - right[rows, columns]
 
 
 def _turn_round(flat: np.ndarray) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ntk_fed.errors import NonFiniteError, NotSymmetricError, ShapeMismatchError
 from ntk_fed.seeds import generator
-from ntk_fed.spectrum.lanczos import Vector, lanczos
+from ntk_fed.spectrum.lanczos import Vector, lanczos, ritz
 from ntk_fed.spectrum.symmetric import symmetric_matrix
 
 ROUNDINGS = 32  # allowed for one product, in units of sqrt(n) eps |A v|
@@ -165,7 +165,7 @@ def density(
         random = generator(seed, "density probes", probe)
         signs = 2 * torch.randint(2, (n,), generator=random).double() - 1
         *_, (on, beside, _) = lanczos(product, signs.numpy() / math.sqrt(n), steps)
-        values, vectors = scipy.linalg.eigh_tridiagonal(on, beside[:-1])
+        values, vectors = ritz(on, beside)
         nodes.append(np.ldexp(values, exponent))
         weights.append(vectors[0] ** 2)
     return Density(tuple(nodes), tuple(weights), points)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import get_blas_funcs
+from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from ntk_fed.errors import NonFiniteError
 
 dgemv, dnrm2 = get_blas_funcs(("gemv", "nrm2"), dtype=np.float64)
+(dstev,) = get_lapack_funcs(("stev",), dtype=np.float64)
 
 _NOTHING = 2.0**-50  # a residual of this relative size is rounding alone
 
@@ -63,3 +64,22 @@ def lanczos(
         if beside[k - 1] <= _NOTHING * size:
             return
         vector = vector / beside[k - 1]
+
+
+def ritz(on: Vector, beside: Vector) -> tuple[Vector, np.ndarray]:
+    """Eigenvalues, ascending, and eigenvectors of what :func:`lanczos` has found.
+
+    Args:
+        on: diagonal, ``(k,)``, as yielded.
+        beside: subdiagonal, ``(k,)``, as yielded.
+
+    Returns:
+        ``(k,)`` and, in columns, ``(k, k)``.
+
+    Raises:
+        NonFiniteError: LAPACK could not find them.
+    """
+    values, vectors, failed = dstev(on, beside[: max(len(on) - 1, 1)])
+    if failed:
+        raise NonFiniteError("a tridiagonal matrix of Lanczos has no finite spectrum.")
+    return values, vectors

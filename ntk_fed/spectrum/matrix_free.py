@@ -17,7 +17,7 @@ from torch import Tensor
 from ntk_fed.measured import Enclosure
 from ntk_fed.spectrum.density import Function, Products, unit_vector
 from ntk_fed.spectrum.extreme import smallest_eigenvalue
-from ntk_fed.spectrum.lanczos import lanczos
+from ntk_fed.spectrum.lanczos import lanczos, ritz
 
 FAILURE = 1e-6  # probability over the random start that an upper end is too low
 _METHOD = (
@@ -65,26 +65,26 @@ def largest_from_products(
         raise ValueError(f"max_products must be at least 4, got {max_products}.")
     product = Products(operator, n)
     product.refuse_asymmetry(seed)
-    on = beside = basis = ritz = np.zeros(0)
+    on = beside = basis = values = np.zeros(0)
     upper, room = math.inf, 0.0
     start = unit_vector(product.n, seed, "Lanczos start")
     for step in lanczos(product, start, max_products - 3):
         on, beside, basis = step
-        ritz = np.asarray(scipy.linalg.eigvalsh_tridiagonal(on, beside[:-1]))
-        room = product.rounding * float(np.abs(ritz).max())
-        upper = min(upper, _upper(ritz, beside, product.n, bool(ritz[0] >= -room)))
-        top = float(ritz[-1])
+        values = np.asarray(scipy.linalg.eigvalsh_tridiagonal(on, beside[:-1]))
+        room = product.rounding * float(np.abs(values).max())
+        upper = min(upper, _upper(values, beside, product.n, bool(values[0] >= -room)))
+        top = float(values[-1])
         if upper - top + 2 * room <= rtol * (abs(top) - room):
             break
-    vector = basis.T @ scipy.linalg.eigh_tridiagonal(on, beside[:-1])[1][:, -1]
+    vector = basis.T @ ritz(on, beside)[1][:, -1]
     vector /= scipy.linalg.norm(vector)
     value = float(vector @ (image := product(vector)))
     lower, upper = value - room, max(upper, value) + room
     note = _start_note(float(scipy.linalg.norm(image - value * vector)), len(on))
     if not upper - lower <= rtol * abs(lower):
         note += f"; rtol {rtol:g} was not reached"
-    if ritz[0] < -room:
-        note += f"; not positive semi-definite: a Rayleigh quotient is {ritz[0]:.1e}"
+    if values[0] < -room:
+        note += f"; not positive semi-definite: a Rayleigh quotient is {values[0]:.1e}"
     return Enclosure(value, lower, upper, method=_METHOD, note=note)
 
 

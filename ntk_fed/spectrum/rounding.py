@@ -8,6 +8,7 @@ holds for any order of summation, with or without fused multiply-add.
 """
 
 import math
+from collections.abc import Iterable
 from fractions import Fraction
 
 import numpy as np
@@ -41,27 +42,43 @@ def underflow(n: int) -> Fraction:
     return (n + 2) ** 2 * Fraction(1, 2**1021)
 
 
-def sum_of_squares(array: np.ndarray) -> Fraction:
-    """Upper bound for the sum of squares of a finite array, close to it.
+def sum_of_squares(arrays: Iterable[np.ndarray]) -> Fraction:
+    """Upper bound for the sum of all squares in finite arrays, close to it.
 
     Squares of entries far from 1 would leave the range of float64 unnoticed (a residual
     of 1e-170 has a computed norm of zero), so such arrays are scaled first.
+
+    Raises:
+        NonFiniteError: an entry is none.
     """
-    flat = array.ravel(order="K")
-    exponent = math.frexp(max(float(flat.max()), -float(flat.min())))[1]
-    if abs(exponent) > SAFE_EXPONENT:
-        flat = np.ldexp(flat, -exponent)
-    else:
-        exponent = 0
-    # einsum stays on this thread: for pieces, waking others takes longer than the sum.
-    # Twice TINY an entry: its square, and the scaling, may fall below the range.
-    computed = Fraction(float(np.einsum("i,i", flat, flat))) + 2 * flat.size * TINY
-    return computed / (1 - gamma(flat.size)) * Fraction(4) ** exponent
+    sums: dict[int, list[float]] = {}  # by the power of four taken out
+    entries, longest = 0, 0
+    for array in arrays:
+        flat = array.ravel(order="K")
+        size = max(float(flat.max()), -float(flat.min()))
+        if not math.isfinite(size):
+            raise NonFiniteError("an array holds NaN or infinity; it has no norm.")
+        exponent = math.frexp(size)[1]
+        if abs(exponent) > SAFE_EXPONENT:
+            flat = np.ldexp(flat, -exponent)
+        else:
+            exponent = 0
+        # einsum stays on this thread: waking others takes longer than the sum of a
+        # piece.
+        sums.setdefault(exponent, []).append(float(np.einsum("i,i", flat, flat)))
+        entries, longest = entries + flat.size, max(longest, flat.size)
+    # Twice TINY an entry: its square, and the scaling, may fall below the range. The
+    # sum of sums rounds once more.
+    bound = sum(
+        (Fraction(math.fsum(computed)) + 2 * entries * TINY) * Fraction(4) ** exponent
+        for exponent, computed in sums.items()
+    )
+    return bound / (1 - gamma(longest + 1))
 
 
 def frobenius_norm(array: np.ndarray) -> Fraction:
     """Upper bound for the Frobenius norm of a finite array, close to it."""
-    return root(sum_of_squares(array))
+    return root(sum_of_squares([array]))
 
 
 def root(square: Fraction) -> Fraction:

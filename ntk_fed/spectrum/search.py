@@ -11,11 +11,10 @@ import dataclasses
 import math
 
 import numpy as np
-import scipy.linalg
 from scipy.linalg import get_blas_funcs
 
 from ntk_fed.spectrum.certificate import cholesky
-from ntk_fed.spectrum.lanczos import Vector, lanczos
+from ntk_fed.spectrum.lanczos import Vector, lanczos, ritz
 from ntk_fed.spectrum.symmetric import SymmetricMatrix
 
 _RANGE = 2.0**400  # entries of vectors, whose squares then stay in range
@@ -118,7 +117,7 @@ def _on_inverse(
             on, beside, basis = step
             if len(on) % _LOOK != 0 and not _ended(on, beside):
                 continue
-            values, vectors = scipy.linalg.eigh_tridiagonal(on, beside[:-1])
+            values, vectors = ritz(on, beside)
             weights, top = vectors[:, -1], values[-1]
             distance = 1.0 / top if top > 0 else math.inf
             # Two views of what is still missing: the residual, which is a bound, and
@@ -162,7 +161,7 @@ def largest(matrix: SymmetricMatrix, rtol: float) -> Found | None:
     start /= np.linalg.norm(start)
     for on, beside, basis in lanczos(matrix.times, start, _STEPS):
         if len(on) % _LOOK == 0 or _ended(on, beside):
-            values, vectors = scipy.linalg.eigh_tridiagonal(on, beside[:-1])
+            values, vectors = ritz(on, beside)
             uncertainty = beside[-1] * abs(vectors[-1, 0])
             if uncertainty <= rtol * abs(values[0]):
                 return _found(matrix, vectors[:, 0], basis, uncertainty)
