@@ -21,6 +21,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import threadpoolctl
 import tomli_w
 import torch
 
@@ -212,9 +213,16 @@ def provenance(**more: Any) -> dict[str, Any]:
         "machine": platform.machine(),
         "processors": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
+        "blas_threads": _blas_threads(),
         "blas": blas.chosen(),
         **more,
     }
+
+
+def _blas_threads() -> list[int]:
+    """Of each BLAS library in the process: last digits may depend on them."""
+    found = threadpoolctl.threadpool_info()
+    return [one["num_threads"] for one in found if one["user_api"] == "blas"]
 
 
 def digest(named: Mapping[str, torch.Tensor]) -> str:

@@ -274,3 +274,27 @@ def test_wrong_grams_are_refused(generator):
         kernel.predict(torch.zeros(8, 2), 3)
     with pytest.raises(ShapeMismatchError, match="cross_gram must be"):
         kernel.predict_outputs(gram[:, :5], torch.zeros(8, 3), 3)
+
+
+@pytest.mark.parametrize("clients", [UNEQUAL, ([0, 3], [1, 2, 4])])
+def test_the_smallest_eigenvalue_of_a_round_is_certified(clients, generator):
+    """ΘP by plain linear algebra on the samples that clients hold, unsymmetric."""
+    _, split, gram, *_ = problem(1, generator, clients)
+    step_size = stable_step_size(gram, split, 1)
+    kernel = federated_kernel(gram, split, local_steps=7, step_size=step_size)
+    one = torch.eye(len(gram), dtype=gram.dtype)
+    whole = torch.linalg.eigvals(gram @ kernel.apply_p(one))
+    truth = whole.real.sort().values[len(gram) - sum(map(len, clients))].item()
+    found = kernel.smallest_certified(rtol=1e-9)
+    assert found.certified
+    assert found.lower <= found.upper <= found.lower * (1 + 1e-9)
+    # The rounding of P⁻¹ and of the plain eigensolver: both near 1e-15 times cond.
+    assert found.value == pytest.approx(truth, rel=1e-10)
+
+
+def test_an_indefinite_p_has_no_certified_pair(generator):
+    _, split, gram, *_ = problem(1, generator)
+    step_size = stable_step_size(gram, split, 1, largest=2.5)
+    kernel = federated_kernel(gram, split, local_steps=2, step_size=step_size)
+    with pytest.raises(ValueError, match="positive definite on the samples"):
+        kernel.smallest_certified()

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+import threadpoolctl
 import torch
 
 from ntk_fed import executor, names, records, seeds
@@ -184,6 +185,8 @@ def test_provenance_says_what_ran():
     assert found["versions"]["torch"] == torch.__version__
     assert found["seconds"] == 1.5
     assert found["torch_threads"] == torch.get_num_threads()
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        assert set(records.provenance()["blas_threads"]) == {1}
 
 
 def square_or_fail(x):

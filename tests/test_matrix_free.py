@@ -232,9 +232,13 @@ def test_asymmetry_is_detected_by_two_products(n, size):
 
 def test_asymmetry_of_the_size_of_rounding_is_none():
     for n in (2, 20, 400):
-        largest_from_products(aslinearoperator(asymmetric(n, 1e-16)))
+        nearly = asymmetric(n, 1e-16)
+        found = largest_from_products(aslinearoperator(nearly))
+        assert found.value == pytest.approx(np.linalg.eigvalsh(nearly)[-1], rel=1e-3)
         single = relu_kernel(n, 1).astype(np.float32)
-        largest_from_products(lambda v, a=single: a @ v.astype(np.float32), n=n)
+        found = largest_from_products(lambda v, a=single: a @ v.astype(np.float32), n=n)
+        truth = np.linalg.eigvalsh(single.astype(np.float64))[-1]
+        assert found.value == pytest.approx(truth, rel=1e-3)
 
 
 @pytest.mark.parametrize(

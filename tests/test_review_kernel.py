@@ -26,7 +26,7 @@ class Made(torch.nn.Module):
         return self.made(self, x)
 
 
-def same_as_one_backward_pass_per_sample(model, x, x2=None, **options):
+def assert_same_as_one_backward_pass(model, x, x2=None, **options):
     """Every engine's full kernel against the twin; network and samples untouched."""
     model = model.double()
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -76,18 +76,18 @@ def test_samples_reordered_inside_take_the_generic_way(n, seed):
     torch.manual_seed(seed)
     flipped = lambda s, x: s.head(torch.tanh(s.wide(x.flip(0)).flip(0)))  # noqa: E731
     x = torch.randn(n, 4, dtype=torch.float64)
-    same_as_one_backward_pass_per_sample(
+    assert_same_as_one_backward_pass(
         Made(flipped, wide=dense(4, 5), head=dense(5, 2)), x
     )
     layers = {"wide": dense(4, 100), "head": dense(100, 3), "gate": dense(4, 1)}
-    same_as_one_backward_pass_per_sample(Made(by_score, **layers), x)
+    assert_same_as_one_backward_pass(Made(by_score, **layers), x)
 
 
 def test_sequences_first_with_as_many_steps_as_samples(seed):
     torch.manual_seed(seed)
     turned = lambda s, x: s.head(torch.tanh(s.wide(x.transpose(0, 1)))[-2])  # noqa: E731
     x = torch.randn(4, 4, 4, dtype=torch.float64)
-    same_as_one_backward_pass_per_sample(
+    assert_same_as_one_backward_pass(
         Made(turned, wide=dense(4, 5), head=dense(5, 2)), x
     )
 
@@ -101,15 +101,15 @@ def test_sides_and_chunks_of_different_forms(chunk, seed, monkeypatch):
     x[3:, 1:] = 0.0
     wide = torch.nn.Linear(1, 5, bias=False, dtype=torch.float64)
     model = Made(longest, wide=wide, head=dense(5, 2))
-    same_as_one_backward_pass_per_sample(model, x)
-    same_as_one_backward_pass_per_sample(model, x, x[3:])
+    assert_same_as_one_backward_pass(model, x)
+    assert_same_as_one_backward_pass(model, x, x[3:])
 
 
 def test_a_use_that_only_some_samples_have(seed):
     torch.manual_seed(seed)
     x = torch.randn(40, 4, dtype=torch.float64).clamp(max=1.0)
     x[23, 0] = 2.0
-    same_as_one_backward_pass_per_sample(
+    assert_same_as_one_backward_pass(
         Made(rarely, wide=dense(4, 5), head=dense(5, 2)), x
     )
 
@@ -133,21 +133,19 @@ def test_layers_that_change_their_input_in_place(seed):
     torch.manual_seed(seed)
     for first in (torch.nn.SiLU(inplace=True), torch.nn.ReLU(inplace=True)):
         model = torch.nn.Sequential(first, dense(4, 5), torch.nn.Tanh(), dense(5, 2))
-        same_as_one_backward_pass_per_sample(
-            model, torch.randn(6, 4, dtype=torch.float64)
-        )
+        assert_same_as_one_backward_pass(model, torch.randn(6, 4, dtype=torch.float64))
 
 
 def test_outputs_without_a_graph_have_the_kernel_zero(seed):
     torch.manual_seed(seed)
     hard = Made(lambda s, x: (s.wide(x) > 0).double(), wide=dense(4, 2))
     x = torch.randn(5, 4, dtype=torch.float64)
-    same_as_one_backward_pass_per_sample(hard, x)
+    assert_same_as_one_backward_pass(hard, x)
     sometimes = Made(
         lambda s, x: torch.cat([s.wide(x), x[:, :1].detach() ** 2], dim=1),
         wide=dense(4, 2),
     )
-    same_as_one_backward_pass_per_sample(sometimes, x)
+    assert_same_as_one_backward_pass(sometimes, x)
 
 
 def test_a_parameter_that_is_not_registered_is_refused(seed):
@@ -186,7 +184,7 @@ def test_buffers_that_a_forward_pass_updates_start_anew(seed):
             return self.wide(x) * (1 + 0.5 * self.calls)
 
     torch.manual_seed(seed)
-    same_as_one_backward_pass_per_sample(
+    assert_same_as_one_backward_pass(
         Counting(), torch.randn(12, 4, dtype=torch.float64)
     )
 

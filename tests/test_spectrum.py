@@ -780,3 +780,20 @@ def test_a_vector_far_from_norm_one_is_refused():
     matrix = symmetric_matrix(ONES)
     with pytest.raises(ValueError, match="norm within"):
         certificate.upper_bound(matrix, np.full(3, 9.0))
+
+
+def test_a_minor_refused_by_a_hair_still_decides(monkeypatch):
+    """Leading minors sink slowly: the refused one may reach no further than rounding.
+
+    The threshold lies between the smallest eigenvalue of a leading part and the shift
+    tried, so that no vector of that part proves anything; the rows beyond it do.
+    """
+    draw = np.random.default_rng(0)
+    factor = draw.standard_normal((90, 100))
+    matrix = torch.from_numpy(factor @ factor.T)
+    leading = torch.linalg.eigvalsh(matrix[:80, :80])[0].item()
+    room = float(2 * rounding.gamma(93) * Fraction(matrix.trace().item()))
+    threshold = leading - room / 2
+    assert torch.linalg.eigvalsh(matrix)[0].item() < threshold
+    monkeypatch.setattr(decide, "enclosure", None)  # the long way: not needed
+    assert spectrum.at_least(matrix, threshold) is Verdict.fails

@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Literal
 
 import numpy as np
+import scipy.linalg
 from jaxtyping import Float
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
@@ -28,11 +29,12 @@ from ntk_fed.spectrum.rounding import (
 )
 from ntk_fed.spectrum.symmetric import SymmetricMatrix
 
-(dtrsv,) = get_blas_funcs(("trsv",), dtype=np.float64)
+dgemm, dtrsm = get_blas_funcs(("gemm", "trsm"), dtype=np.float64)
 
 Form = Literal["residual", "cholesky"]
 _BAND = 256  # rows worked on together
 _ACROSS = 512  # columns worked on together
+_BEYOND = 32  # rows from a refused one on, looked at together
 _PIECE = 2**18  # entries moved together
 
 
@@ -78,8 +80,8 @@ def factorised(
 ) -> tuple[Fraction | None, Float[np.ndarray, " n"] | None]:
     """:func:`lower_bound`, and if the factorisation was refused a vector that says why.
 
-    Where elimination stops it leaves a vector whose Rayleigh quotient lies at or below
-    ``shift``, but for rounding: handed to :func:`upper_bound` it may prove that.
+    Where elimination stops it leaves vectors whose Rayleigh quotient lies at or below
+    ``shift``, but for rounding: the best, handed to :func:`upper_bound`, may prove it.
 
     Returns:
         ``(bound, None)`` or ``(None, vector of norm 1)``; ``(None, None)`` if neither
@@ -91,7 +93,7 @@ def factorised(
         return None, np.eye(1, n, int(diagonal.argmin()))[0]
     factor, order = _eliminate(matrix.entries, diagonal, np.float64)
     if order != 0:
-        return None, _witness(matrix, factor, order)
+        return None, _witness(matrix, factor, order, shift)
     if not _is_factor(factor):
         return None, None
     if form == "cholesky":
@@ -110,25 +112,53 @@ def factorised(
 
 
 def _witness(
-    matrix: SymmetricMatrix, factor: np.ndarray, order: int
+    matrix: SymmetricMatrix, factor: np.ndarray, order: int, shift: float
 ) -> Float[np.ndarray, " n"] | None:
-    """From the rows before the refused one: ``v`` with ``vᵀBv`` the refused pivot."""
-    if not 0 < order <= len(factor):
+    """A vector of small Rayleigh quotient, from the rows before the refused one.
+
+    The refused pivot alone often lies below zero by rounding only, for leading minors
+    sink slowly. So ``_BEYOND`` rows from it on are eliminated together: for them the
+    lowest eigenvector of what is left, in the norm it has on the whole.
+    """
+    if not 1 < order <= len(factor):
         return None
-    k = order - 1
-    diagonal = np.einsum("ii->i", factor)
-    if not (diagonal[:k] > 0).all():
+    k, n = order - 1, len(factor)
+    if not (np.diagonal(factor)[:k] > 0).all():
         return None
-    # Ones where elimination did not come: solves with the whole factor, nothing copied.
-    diagonal[k:] = 1.0
-    vector = np.zeros(len(factor))
-    vector[:k] = matrix.entries[:k, k]
-    vector = dtrsv(factor, vector, trans=1, overwrite_x=1)
-    vector[k:] = 0.0
-    vector = -dtrsv(factor, vector, overwrite_x=1)
-    vector[k] = 1.0
+    factor = _leading(factor, k)
+    rows = slice(k, min(k + _BEYOND, n))
+    beyond = np.zeros((len(factor), rows.stop - k), order="F")
+    beyond[:k] = matrix.entries[:k, rows]
+    beyond = dtrsm(1.0, factor, beyond, trans_a=1, overwrite_b=1)
+    left = matrix.entries[rows, rows] - dgemm(1.0, beyond, beyond, trans_a=1)
+    np.einsum("ii->i", left)[:] -= shift
+    beyond = dtrsm(-1.0, factor, beyond, overwrite_b=1)
+    norms = dgemm(1.0, beyond, beyond, trans_a=1) + np.eye(rows.stop - k)
+    if not (np.isfinite(left).all() and np.isfinite(norms).all()):
+        return None
+    try:
+        lowest = scipy.linalg.eigh(left, norms, subset_by_index=[0, 0])[1][:, 0]
+    except np.linalg.LinAlgError:
+        return None
+    vector = np.zeros(n)
+    vector[:k] = np.einsum("ij,j", beyond[:k], lowest)
+    vector[rows] = lowest
     size = np.linalg.norm(vector)
     return vector / size if math.isfinite(size) and size > 0 else None
+
+
+def _leading(factor: np.ndarray, k: int) -> np.ndarray:
+    """An upper triangle to solve with whose leading part is that of the factor.
+
+    LAPACK's order of columns has no views of it: a small part is copied, and after a
+    large one the rest is made the identity.
+    """
+    n = len(factor)
+    if 2 * k <= n:
+        return np.asfortranarray(factor[:k, :k])
+    factor[:, k:] = 0.0
+    np.einsum("ii->i", factor)[k:] = 1.0
+    return factor
 
 
 def cholesky(

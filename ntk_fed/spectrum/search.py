@@ -19,7 +19,7 @@ from ntk_fed.spectrum.symmetric import SymmetricMatrix
 
 _RANGE = 2.0**400  # entries of vectors, whose squares then stay in range
 _STEPS = 64  # of Lanczos for one factor; a further factor is cheaper than more
-_LOOK = 4  # steps between two looks at the estimate
+_LOOK = 2  # steps between two looks at the estimate
 _FACTORS = 4  # tried before the search gives up
 
 
@@ -109,7 +109,7 @@ def _on_inverse(
             raise OverflowError
         return solved.astype(np.float64)
 
-    last, uncertainty = math.inf, math.inf
+    last, gain, uncertainty = math.inf, math.inf, math.inf
     weights, basis = np.ones(1), start[None]
     start = start / np.linalg.norm(start)
     try:
@@ -121,11 +121,15 @@ def _on_inverse(
             weights, top = vectors[:, -1], values[-1]
             distance = 1.0 / top if top > 0 else math.inf
             # Two views of what is still missing: the residual, which is a bound, and
-            # three times what the last steps brought.
+            # twice what the last gains leave to come if each is a part of the one
+            # before.
             residual = distance * beside[-1] * abs(weights[-1]) / max(top, 1e-300)
-            uncertainty = min(residual, 3 * abs(last - distance))
+            before, gain = gain, last - distance
+            part = gain / before if 0 < before < math.inf else 1.0
+            to_come = gain * max(0.5, 2 * part / (1 - part)) if part < 1 else math.inf
+            uncertainty = min(residual, to_come)
             last = distance
-            if uncertainty <= 0.5 * rtol * (shift + distance):
+            if uncertainty <= rtol * (shift + distance):
                 break
     except OverflowError:
         return None
