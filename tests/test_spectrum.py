@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ntk_fed as nf
 import ntk_fed.spectrum as spectrum
 from ntk_fed.errors import NonFiniteError, NotSymmetricError, ShapeMismatchError
 from ntk_fed.measured import Enclosure, Verdict
@@ -797,3 +798,18 @@ def test_a_minor_refused_by_a_hair_still_decides(monkeypatch):
     assert torch.linalg.eigvalsh(matrix)[0].item() < threshold
     monkeypatch.setattr(decide, "enclosure", None)  # the long way: not needed
     assert spectrum.at_least(matrix, threshold) is Verdict.fails
+
+
+@pytest.mark.parametrize("n", [500, 1000])
+def test_an_enclosure_of_a_kernel_takes_two_factors(n, monkeypatch):
+    """One to find it, one to prove it: a poor vector would cost as many again."""
+    model = nf.models.MLP([64, 2048, 2048, 1], scaling="standard", seed=0).double()
+    x = torch.randn(n, 64, generator=torch.Generator().manual_seed(1)).double()
+    gram, calls = nf.gram(model, x), []
+    eliminate = certificate._eliminate
+    monkeypatch.setattr(
+        certificate, "_eliminate", lambda *args: calls.append(1) or eliminate(*args)
+    )
+    found = smallest(gram, rtol=1e-3)
+    assert len(calls) == 2
+    assert found.note == ""

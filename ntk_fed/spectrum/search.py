@@ -131,9 +131,12 @@ def _on_inverse(
             last = distance
             if uncertainty <= rtol * (shift + distance):
                 break
+        # One more solve: what the vector holds of large eigenvalues costs the inverse
+        # nothing, but is most of its Rayleigh quotient on the matrix itself.
+        vector = solve(basis[: len(weights)].T @ weights)
     except OverflowError:
         return None
-    return _found(matrix, weights, basis, uncertainty)
+    return _found(matrix, vector, uncertainty)
 
 
 def _ended(on: Vector, beside: Vector) -> bool:
@@ -141,11 +144,8 @@ def _ended(on: Vector, beside: Vector) -> bool:
     return len(on) == _STEPS or not beside[-1] > 1e-12 * abs(on[0])
 
 
-def _found(
-    matrix: SymmetricMatrix, weights: Vector, basis: np.ndarray, uncertainty: float
-) -> Found:
-    vector = basis[: len(weights)].T @ weights
-    vector /= np.linalg.norm(vector)
+def _found(matrix: SymmetricMatrix, vector: Vector, uncertainty: float) -> Found:
+    vector = vector / np.linalg.norm(vector)
     return Found(float(vector @ matrix.times(vector)), vector, uncertainty)
 
 
@@ -168,5 +168,5 @@ def largest(matrix: SymmetricMatrix, rtol: float) -> Found | None:
             values, vectors = ritz(on, beside)
             uncertainty = beside[-1] * abs(vectors[-1, 0])
             if uncertainty <= rtol * abs(values[0]):
-                return _found(matrix, vectors[:, 0], basis, uncertainty)
+                return _found(matrix, basis.T @ vectors[:, 0], uncertainty)
     return None
