@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from planted import KINDS, Neighbours, Planted, planted
+from exact import Neighbours
+from planted import KINDS, Planted, planted
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table

@@ -13,10 +13,12 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
+import constructed
+import exact
 import honesty
-import planted as plants
+from exact import Neighbours
 from honesty import Counts, Judge, Options
-from planted import KINDS, Neighbours, planted
+from planted import KINDS, planted
 
 SEARCHED = tuple(KINDS)[: tuple(KINDS).index("diagonal")]
 PUT_IN = tuple(KINDS)[len(SEARCHED) :]
@@ -49,7 +51,7 @@ def test_the_exact_sign_is_what_all_minors_say(n, seed):
     for shift in [-1, 0, 0, 0, 1] * 20:
         half = draw.integers(-1, 2, (n, int(draw.integers(1, n + 1))))
         rows = (half @ half.T + shift * np.eye(n, dtype=int)).tolist()
-        found.append(plants.lowest_sign(rows))
+        found.append(exact.lowest_sign(rows))
         expected.append(sign_by_minors(rows))
     assert found == expected
     assert set(found) == {-1, 0, 1}
@@ -57,14 +59,14 @@ def test_the_exact_sign_is_what_all_minors_say(n, seed):
 
 def test_neighbours_of_known_eigenvalues_are_found():
     two = [[Fraction(v) for v in row] for row in ([1, 1], [1, 1])]
-    assert plants.smallest_of(two) == Neighbours(0.0, 0.0)
-    assert plants.largest_of(two) == Neighbours(2.0, 2.0)
+    assert exact.smallest_of(two) == Neighbours(0.0, 0.0)
+    assert exact.largest_of(two) == Neighbours(2.0, 2.0)
     golden = [[Fraction(v) for v in row] for row in ([0, 1], [1, 1])]
-    low, high = plants.largest_of(golden)  # (1 + √5) / 2: x² < x + 1 just below it
+    low, high = exact.largest_of(golden)  # (1 + √5) / 2: x² < x + 1 just below it
     assert high == math.nextafter(low, math.inf)
     assert Fraction(low) ** 2 < Fraction(low) + 1
     assert Fraction(high) ** 2 > Fraction(high) + 1
-    third = plants.nearest(Fraction(1, 3))
+    third = exact.nearest(Fraction(1, 3))
     assert Fraction(third.below) < Fraction(1, 3) < Fraction(third.above)
     assert third.above == math.nextafter(third.below, 1)
 
@@ -75,16 +77,16 @@ def test_eigenvalues_that_were_put_in_are_those_that_are_found(kind, case):
     """The slow twin: exact comparisons on the finished matrix know nothing of D."""
     sizes = [n for n in KINDS[kind].sizes if n <= 12]
     found = planted(kind, sizes[case % len(sizes)], case)
-    matrix = plants.rational(found.matrix.astype(np.float64))
-    assert plants.smallest_of(matrix) == found.smallest
-    assert plants.largest_of(matrix) == found.largest
+    matrix = exact.rational(found.matrix.astype(np.float64))
+    assert exact.smallest_of(matrix) == found.smallest
+    assert exact.largest_of(matrix) == found.largest
 
 
 @pytest.mark.parametrize("n", [16, 128])
 def test_the_columns_of_a_hadamard_matrix_are_eigenvectors_exactly(n, seed):
     draw = np.random.default_rng((seed, n))
     values = draw.integers(-(2**40), 2**40, n)
-    matrix = plants.hadamard(values).astype(object)
+    matrix = constructed.hadamard_product(values).astype(object)
     order = np.arange(n)
     for k in range(0, n, 5):
         column = np.array([(-1) ** int(i & k).bit_count() for i in order], dtype=object)
