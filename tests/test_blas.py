@@ -1,17 +1,23 @@
 """Products by either library, and the choice that is kept."""
 
+import contextlib
+
 import pytest
+import threadpoolctl
 import torch
+from torch import nn
 from torch.testing import assert_close
 
+import ntk_fed as nf
 from ntk_fed import blas
 from ntk_fed.errors import UnknownNameError
+
+BIG = 2.0**40  # operations: worth a choice
 
 
 @pytest.fixture
 def choices(monkeypatch):
     monkeypatch.setattr(blas, "_chosen", {})
-    monkeypatch.setattr(blas, "_WORTH_IT", 0)
 
 
 @pytest.mark.parametrize("library", blas.LIBRARIES)
@@ -24,9 +30,13 @@ def test_both_libraries_multiply(library, dtype, transposed, generator, choices)
     b = b if transposed else b.contiguous()
     out = torch.empty(30, 40, dtype=dtype)
     eps = torch.finfo(dtype).eps
-    for found in (blas.product(a, b), blas.product(a, b, out=out), out):
-        # 20 terms of order one each.
-        assert_close(found.double(), a.double() @ b.double(), rtol=0, atol=100 * eps)
+    with blas.job(a, BIG):
+        assert blas.by_numpy(a) == (library == "numpy")
+        twice = blas.product(a, b, out=blas.product(a, b), add=True)
+        for found in (blas.product(a, b), blas.product(a, b, out=out), out, twice / 2):
+            # 20 terms of order one each.
+            meant = a.double() @ b.double()
+            assert_close(found.double(), meant, rtol=0, atol=100 * eps)
 
 
 def test_the_probe_chooses_once_and_the_choice_can_be_restored(choices):
@@ -48,7 +58,55 @@ def test_the_environment_decides_and_is_checked(choices, monkeypatch):
         blas.library(torch.float64)
 
 
-def test_small_products_do_not_depend_on_the_choice(generator, monkeypatch):
-    monkeypatch.setattr(blas, "_chosen", {torch.float64: "numpy"})
-    a = torch.randn(50, 60, generator=generator, dtype=torch.float64)
-    assert torch.equal(blas.product(a, a.T), torch.mm(a, a.T))
+@pytest.mark.parametrize("operations", [BIG / 1e6, BIG])
+def test_a_small_job_does_not_depend_on_the_choice(operations, choices):
+    blas.choose(torch.float64, "numpy")
+    a = torch.ones(5, 6, dtype=torch.float64)
+    with blas.job(a, operations):
+        assert blas.by_numpy(a) == (operations == BIG)
+        assert not blas.by_numpy(a.to("meta"))
+    assert not blas.by_numpy(a)
+
+
+def test_torch_rests_while_numpy_works_and_has_its_threads_back(choices):
+    blas.choose(torch.float64, "numpy")
+    a, before = torch.ones(5, 6, dtype=torch.float64), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with contextlib.suppress(KeyError), blas.job(a, BIG), blas.job(a, BIG):
+            assert torch.get_num_threads() == 1
+            assert {one["num_threads"] for one in openblas()} == {2}
+            raise KeyError
+        assert torch.get_num_threads() == 2
+        assert not blas.by_numpy(a)
+    finally:
+        torch.set_num_threads(before)
+
+
+def openblas():
+    found = threadpoolctl.threadpool_info()
+    return [one for one in found if one["internal_api"] == "openblas"]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("outputs", ["trace", "full", "diagonal"])
+def test_a_kernel_is_the_same_by_either_library(outputs, bias, choices, monkeypatch):
+    """Dense layers then go through NumPy forwards and backwards as well."""
+    monkeypatch.setattr(blas, "_WORTH_IT", 1)
+    torch.manual_seed(0)
+    layers = [nn.Linear(7, 9, bias), nn.Tanh(), nn.Linear(9, 11, bias), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(11, 3, bias)).double()
+    x = torch.randn(20, 7, dtype=torch.float64)
+    found, calls, multiplied = {}, [], blas._multiplied
+    monkeypatch.setattr(
+        blas, "_multiplied", lambda *args: calls.append(1) or multiplied(*args)
+    )
+    for name in blas.LIBRARIES:
+        blas.choose(torch.float64, name)
+        calls.clear()
+        found[name] = nf.gram(model, x, outputs=outputs, engine="layerwise")
+        # Forwards three, backwards two for one output at least, and the contraction.
+        assert (len(calls) > 5) == (name == "numpy")
+    # Sums of at most 11 terms of the kernel's size.
+    size = found["torch"].abs().max().item()
+    assert_close(found["numpy"], found["torch"], rtol=0, atol=1e-14 * size)

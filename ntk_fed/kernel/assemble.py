@@ -76,13 +76,18 @@ class Job:
 
     def block(self, rows: slice, columns: slice) -> dict[str, Tensor]:
         """The shares of one block; factors of the rows are kept for the next."""
-        if self._mine is None or self._mine[0] != rows:
-            self._mine = None  # its memory is free before more is taken
-            self._mine = rows, self.left.factors(self.plan, rows)
-        same = self.symmetric and rows == columns
-        mine = self._mine[1]
-        other = mine if same else self.right.factors(self.plan, columns)
-        return block(mine, other, self.outputs, symmetric=same, by_layer=self.by_layer)
+        # Other networks have work for torch's threads between products.
+        operations = self.plan.operations if self.plan.dense else 0
+        with blas.job(self.left.x, operations):
+            if self._mine is None or self._mine[0] != rows:
+                self._mine = None  # its memory is free before more is taken
+                self._mine = rows, self.left.factors(self.plan, rows)
+            same = self.symmetric and rows == columns
+            mine = self._mine[1]
+            other = mine if same else self.right.factors(self.plan, columns)
+            return block(
+                mine, other, self.outputs, symmetric=same, by_layer=self.by_layer
+            )
 
 
 def _block_elsewhere(job: Job, rows: slice, columns: slice) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ntk_fed.kernel.layerwise import Factors, multiplied_sum
 from ntk_fed.kernel.rules import Factor
-from ntk_fed.kernel.terms import BAND, COLUMNS, Part, Scratch, Term, term
+from ntk_fed.kernel.terms import COLUMNS, Part, Scratch, Term, band, term
 
 
 def block(
@@ -39,7 +39,7 @@ def block(
     for group, names in groups.items():
         planes = _Planes(outputs, first.sensitivities.new_empty, (o, n, n2), symmetric)
         terms = [
-            term(u, v, outputs, min(BAND, n))
+            term(u, v, outputs, min(band(first.sensitivities.element_size()), n))
             for name in names
             for u, v in itertools.product(*_in_one_form(left[name], right[name]))
         ]
@@ -111,8 +111,9 @@ def _fill(planes: _Planes, terms: list[Term]) -> None:
     """Sum all terms, band by band and part by part."""
     scratch = Scratch(planes.values)
     firsts = len(planes.values)
-    for start in range(0, planes.n, BAND):
-        rows = slice(start, min(start + BAND, planes.n))
+    step = band(planes.values.element_size())
+    for start in range(0, planes.n, step):
+        rows = slice(start, min(start + step, planes.n))
         # Two different outputs see both triangles of what all outputs share.
         one_pair = planes.values.shape[1] == 1
         for one in terms:

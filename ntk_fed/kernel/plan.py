@@ -17,7 +17,7 @@ from ntk_fed.errors import OutOfMemoryError
 from ntk_fed.inputs import check_per_sample
 from ntk_fed.kernel.probe import Probe, probe
 from ntk_fed.kernel.select import Selected
-from ntk_fed.kernel.terms import BAND, COLUMNS
+from ntk_fed.kernel.terms import COLUMNS, band
 from ntk_fed.params import Params, call, cast, complete, frozen_state, own_buffers
 
 _LIBRARIES = 2**24  # bytes a BLAS library keeps for packing operands, measured
@@ -37,6 +37,7 @@ class Plan:
         bytes: memory at the peak, result included, process and libraries not.
         operations: multiplications and additions, of passes and contraction.
         loose: parameters that go through the generic path.
+        dense: is nearly all work that of products of dense layers on vectors?
     """
 
     engine: str
@@ -46,6 +47,7 @@ class Plan:
     bytes: int
     operations: int
     loose: frozenset[str] = frozenset()
+    dense: bool = False
 
 
 def free_memory(device: torch.device) -> int:
@@ -70,6 +72,7 @@ class _Cost:
         terms: products that are kept for a band.
         passes: operations per sample.
         pair: operations per pair of samples.
+        itemsize: bytes of a number.
     """
 
     held: int
@@ -77,6 +80,7 @@ class _Cost:
     terms: int
     passes: int
     pair: int
+    itemsize: int
 
     @property
     def chunk(self) -> int | None:
@@ -126,7 +130,7 @@ def plan(
         OutOfMemoryError: result and smallest block exceed ``memory``.
 
     Cost:
-        A few passes over at most ten samples.
+        A few passes over at most six samples.
     """
     model = model if select is None else Selected(model, select)
     values = {k: cast(v, dtype) for k, v in complete(model, params).items()}
@@ -182,6 +186,7 @@ def choose(
     itemsize = next(iter(params.values())).element_size()
     n, n2 = len(x), len(x2)
     loose: frozenset[str] = frozenset()
+    dense = False
     costs, words = {}, {"jacobian": "its Jacobian is small enough to be formed"}
     if engine == "jacobian":
         check_per_sample(model, params, state, x)
@@ -193,8 +198,13 @@ def choose(
         sizes = {name: value.numel() for name, value in params.items()}
         costs["layerwise"] = _layerwise_cost(found, sizes, outputs, itemsize)
         words["layerwise"] = _reason(found.loose)
+        dense = not loose and all(
+            positions == 1 for uses in found.sizes.values() for positions, *_ in uses
+        )
     several = o if outputs == "full" else 1  # output pairs per output in the products
-    costs["jacobian"] = _Cost(o * p * itemsize, 0, 0, 3 * o * p, o * p * several)
+    costs["jacobian"] = _Cost(
+        o * p * itemsize, 0, 0, 3 * o * p, o * p * several, itemsize
+    )
     totals = {name: cost.operations(n, n2, symmetric) for name, cost in costs.items()}
     why = f"engine={engine!r} was asked for"
     if engine == "auto":
@@ -212,7 +222,8 @@ def choose(
     if processes > 1:  # about two blocks of a triangle for each
         block = min(block, math.ceil(largest / math.ceil(math.sqrt(4 * processes))))
     needed = result + processes * (copies + _block_bytes(block, cost, per_pair, n))
-    return Plan(engine, why, block, cost.chunk, needed, totals[engine], loose)
+    dense = dense and engine == "layerwise"
+    return Plan(engine, why, block, cost.chunk, needed, totals[engine], loose, dense)
 
 
 def _reason(loose: dict[str, str]) -> str:
@@ -240,7 +251,7 @@ def _layerwise_cost(
         passing += (1 + o) * found.graph + kept * itemsize  # gradients join them
     terms = sum(len(uses) ** 2 for uses in found.sizes.values())
     p = sum(sizes.values())
-    return _Cost(kept * itemsize, passing, terms, p * (1 + o), pair)
+    return _Cost(kept * itemsize, passing, terms, p * (1 + o), pair, itemsize)
 
 
 def _block_bytes(block: int, cost: _Cost, pair: int, n: int) -> int:
@@ -251,7 +262,7 @@ def _block_bytes(block: int, cost: _Cost, pair: int, n: int) -> int:
     own = 0
     if block < n:
         side, own = held + side, block * block * pair
-    rows, entry = min(BAND, block), min(pair, 8)
+    rows, entry = min(band(cost.itemsize), block), min(pair, 8)
     bands = rows * (2 * min(block * pair, COLUMNS * 8) + cost.terms * block * entry)
     return int(_SLACK * (side + own + bands)) + min(_LIBRARIES, held)
 

@@ -20,8 +20,8 @@ from ntk_fed.kernel.rules import Call, Factor
 from ntk_fed.kernel.uses import Record, Use, gradients, nodes, record
 from ntk_fed.params import Params
 
-_PASSES = 5
-_SAMPLES = 10  # pairs of passes: none is a part of another
+_PASSES = 4
+_SAMPLES = 6  # pairs of passes: none is a part of another
 _SMALL = 2**16  # entries of a parameter whose gradient costs nothing
 
 
@@ -60,13 +60,13 @@ def probe(model: torch.nn.Module, params: Params, state: Params, x: Tensor) -> P
         model: network returning ``(n, o)``.
         params: trainable parameters, detached.
         state: frozen parameters and buffers.
-        x: inputs, ``(n, ...)``; up to ten, spread evenly, are looked at.
+        x: inputs, ``(n, ...)``; up to six, spread evenly, are looked at.
 
     Raises:
         NotPerSampleError: an output depends on chance or on other samples.
 
     Cost:
-        Three forward passes over at most ten samples, five backward passes together.
+        Two forward passes over at most six samples, four backward passes together.
     """
     refuse_batch_dependence(model)
     few = x[torch.linspace(0, len(x) - 1, min(_SAMPLES, len(x))).long()]
@@ -123,7 +123,7 @@ def _passing(use: Use) -> int:
 def _coded(found: Record) -> tuple[dict[str, list[Factor]], set[str], Params]:
     """Factors of one pass; parameters whose samples mix; gradients of small ones.
 
-    Each pass goes back from some of the samples, two of every five passes from each: of
+    Each pass goes back from some of the samples, two of every four passes from each: of
     any two samples, some pass goes back from the first and not from the second. A row
     of a sample that a pass leaves out has gradient exactly 0, or samples mix.
     """

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from ntk_fed import blas
 from ntk_fed.kernel.rules import RULES, Rule
 from ntk_fed.params import Params, call, graph_without_gaps, own_buffers
 
@@ -110,7 +111,10 @@ class _Watch(TorchFunctionMode):
             words = resolve_name(func) or getattr(func, "__name__", str(func))
             self.loose |= dict.fromkeys(touched, words)
             return func(*args, **kwargs)
-        output = func(*args, **kwargs)
+        if rule.run is not None and blas.by_numpy(arguments[rule.inputs]):
+            output = rule.run(arguments)
+        else:
+            output = func(*args, **kwargs)
         leaf = not output.requires_grad  # integer inputs: nothing before has a graph
         if leaf:
             output.requires_grad_()

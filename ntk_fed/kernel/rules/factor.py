@@ -131,6 +131,8 @@ class Rule:
         covers: is this call one that the rule can treat?
         units: axis of what left that counts units, outermost in the ``b`` of every
             factor; ``None`` where there is no such axis.
+        run: the operation from its arguments, with a graph that leads back to what
+            entered and no gradient of parameters; used where it beats torch's own.
     """
 
     signature: Callable[..., dict[str, Any]]
@@ -139,3 +141,4 @@ class Rule:
     factors: Callable[[Call], dict[str, Factor]]
     covers: Callable[[dict[str, Any]], bool] = lambda arguments: True
     units: int | None = None
+    run: Callable[[dict[str, Any]], Tensor] | None = None

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ntk_fed import blas
 from ntk_fed.kernel.rules.factor import Call, Factor, Rule
 
 
@@ -23,6 +25,24 @@ def _factors(call: Call) -> dict[str, Factor]:
     return found
 
 
+class _ByBlas(torch.autograd.Function):
+    """A dense layer by the library of the job, forward and back to what entered."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        flat = blas.product(input.reshape(-1, input.shape[-1]), weight.T)
+        if bias is not None:
+            flat += bias
+        return flat.view(*input.shape[:-1], len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (weight,), (d,) = ctx.saved_tensors, grads
+        flat = blas.product(d.reshape(-1, d.shape[-1]), weight)
+        return flat.view(*d.shape[:-1], weight.shape[1]), None, None
+
+
 LINEAR = Rule(
     _signature,
     "input",
@@ -30,4 +50,5 @@ LINEAR = Rule(
     _factors,
     lambda arguments: arguments["input"].ndim >= 2 and arguments["weight"].ndim == 2,
     units=-1,
+    run=lambda arguments: _ByBlas.apply(*arguments.values()),
 )
