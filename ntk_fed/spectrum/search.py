@@ -20,6 +20,7 @@ from ntk_fed.spectrum.symmetric import SymmetricMatrix
 _RANGE = 2.0**400  # entries of vectors, whose squares then stay in range
 _STEPS = 64  # of Lanczos for one factor; a further factor is cheaper than more
 _LOOK = 2  # steps between two looks at the estimate
+_CAREFUL = 2000  # rows; of more a refused proof costs more than further steps
 _FACTORS = 4  # tried before the search gives up
 
 
@@ -109,6 +110,7 @@ def _on_inverse(
             raise OverflowError
         return solved.astype(np.float64)
 
+    care = min(1.0, _CAREFUL / len(start))
     last, gain, uncertainty = math.inf, math.inf, math.inf
     weights, basis = np.ones(1), start[None]
     start = start / np.linalg.norm(start)
@@ -129,7 +131,7 @@ def _on_inverse(
             to_come = gain * max(0.5, 2 * part / (1 - part)) if part < 1 else math.inf
             uncertainty = min(residual, to_come)
             last = distance
-            if uncertainty <= rtol * (shift + distance):
+            if uncertainty <= care * rtol * (shift + distance):
                 break
         # One more solve: what the vector holds of large eigenvalues costs the inverse
         # nothing, but is most of its Rayleigh quotient on the matrix itself.
