@@ -11,11 +11,23 @@ from ntk_fed.params import Params, call, own_buffers
 
 
 def check_inputs(x: Tensor, params: Params) -> None:
-    """Refuse what no kernel can be computed from: NaN, nothing, another dtype."""
+    """Refuse what no kernel can be computed from: NaN, nothing, mixed precision."""
     if not isinstance(x, Tensor) or x.ndim < 1 or len(x) == 0:
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ShapeMismatchError(
             f"x must be a tensor of n >= 1 samples (n, ...), got {got}."
+        )
+    dtypes = sorted({str(value.dtype) for value in params.values()})
+    if len(dtypes) > 1:
+        raise ShapeMismatchError(
+            f"the parameters must be of one dtype, got {' and '.join(dtypes)}. Pass "
+            "dtype=, or convert the model, e.g. model.double()."
+        )
+    if torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            "this is inside torch.autocast, where layers round to a lower precision "
+            "than their weights have. Leave the region, or enter "
+            f"torch.autocast({x.device.type!r}, enabled=False)."
         )
     if not x.is_floating_point():
         return
@@ -98,13 +110,22 @@ def check_per_sample(
 def refuse_batch_dependence(model: torch.nn.Module) -> None:
     """Refuse dropout (p > 0) and batch statistics in training mode, by name.
 
+    So is an embedding that shortens its vectors as they are looked up: that changes the
+    parameters of the model, and is no part of any gradient.
+
     Raises:
         NotPerSampleError: the name and kind of the first such layer.
     """
     for name, module in model.named_modules():
+        kind = type(module).__name__
+        if getattr(module, "max_norm", None) is not None:
+            raise NotPerSampleError(
+                f"model has {kind} {name!r} with max_norm = {module.max_norm}, which "
+                "changes its weights whenever it runs. Shorten them once "
+                "(torch.renorm) and set max_norm = None."
+            )
         if not module.training:
             continue
-        kind = type(module).__name__
         if "Dropout" in kind and getattr(module, "p", 0) > 0:
             reason = f"drops units at random (p = {getattr(module, 'p', None)})"
         elif isinstance(module, torch.nn.modules.batchnorm._BatchNorm):

@@ -7,7 +7,12 @@ import torch
 from networks import build
 from torch.testing import assert_close
 
-from ntk_fed.errors import RunFolderError
+from ntk_fed.errors import (
+    NonFiniteError,
+    NotPerSampleError,
+    RunFolderError,
+    ShapeMismatchError,
+)
 from ntk_fed.jacobians import by_backward_passes
 from ntk_fed.kernel import gram, layerwise
 from ntk_fed.params import frozen_state, trainable
@@ -240,3 +245,53 @@ def test_the_last_samples_are_compared_too(seed):
     assert layerwise.in_one_way(d, 2) is not None
     d[1, 8999, 5] += 1e-9
     assert layerwise.in_one_way(d, 2) is None
+
+
+class Root(torch.nn.Module):
+    """The gradient of a norm at zero is NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 4, bias=False).double()
+
+    def forward(self, x):
+        return self.layer(x).square().sum(dim=1, keepdim=True).sqrt()
+
+
+@pytest.mark.parametrize("engine", ["layerwise", "jacobian"])
+def test_a_sample_without_a_gradient_is_named(engine):
+    x = torch.randn(6, 3, dtype=torch.float64)
+    x[4] = 0.0
+    with pytest.raises(NonFiniteError, match="1 samples of x, the first at 4"):
+        gram(Root(), x, engine=engine)
+    with pytest.raises(NonFiniteError, match="the columns' x, the first at 1"):
+        gram(Root(), x[:4], x[3:], engine=engine)
+
+
+def test_a_kernel_beyond_its_dtype_is_told():
+    model = torch.nn.Linear(3, 1, bias=False)
+    x = torch.full((2, 3), 1e25)
+    with pytest.raises(NonFiniteError, match=r"pass dtype=torch\.float64"):
+        gram(model, x)
+    assert torch.isfinite(gram(model, x, dtype=torch.float64)).all()
+
+
+def test_an_embedding_that_changes_itself_is_refused_and_left_alone():
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(5, 3, max_norm=0.1), torch.nn.Flatten()
+    )
+    before = model[0].weight.detach().clone()
+    with pytest.raises(NotPerSampleError, match=r"'0' with max_norm = 0\.1"):
+        gram(model, torch.tensor([[1], [2]]))
+    assert torch.equal(model[0].weight, before)
+
+
+def test_mixed_precision_is_refused():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1).double())
+    with pytest.raises(ShapeMismatchError, match=r"torch\.float32 and torch\.float64"):
+        gram(model, torch.ones(2, 3))
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(ValueError, match=r"inside torch\.autocast"),
+    ):
+        gram(torch.nn.Linear(3, 1), torch.ones(2, 3))

@@ -5,6 +5,7 @@ blocks can be computed anywhere and in any order, and have the same bits.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.progress import track
 from torch import Tensor
 
 from ntk_fed import blas, executor
+from ntk_fed.errors import NonFiniteError
 from ntk_fed.jacobians import raw_jacobian
 from ntk_fed.kernel import layerwise
 from ntk_fed.kernel.contract import block
@@ -85,9 +87,35 @@ class Job:
             same = self.symmetric and rows == columns
             mine = self._mine[1]
             other = mine if same else self.right.factors(self.plan, columns)
-            return block(
+            found = block(
                 mine, other, self.outputs, symmetric=same, by_layer=self.by_layer
             )
+        for share in found.values():
+            if not all(math.isfinite(end) for end in share.aminmax()):
+                raise NonFiniteError(_why_not_finite(mine, rows, other, columns))
+        return found
+
+
+def _why_not_finite(
+    mine: layerwise.Factors, rows: slice, other: layerwise.Factors, columns: slice
+) -> str:
+    """Which samples have no finite gradient, if that is it."""
+    for factors, where, word in ((mine, rows, "x"), (other, columns, "the columns' x")):
+        for name, uses in factors.items():
+            for use in uses:
+                by_sample = use.sensitivities.transpose(0, 1).flatten(1)
+                bad = (~by_sample.isfinite().all(dim=1)).nonzero().flatten()
+                if len(bad):
+                    return (
+                        f"the gradient by {name!r} is NaN or infinite for {len(bad)} "
+                        f"samples of {word}, the first at {bad[0].item() + where.start}"
+                        ". Remove those samples, or look for a root, norm or division "
+                        "at zero in the forward pass."
+                    )
+    return (
+        "entries of the kernel lie outside the range of its dtype, though all "
+        "gradients are finite. Scale the inputs down, or pass dtype=torch.float64."
+    )
 
 
 def _block_elsewhere(job: Job, rows: slice, columns: slice) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def gram(
 
     Raises:
         NotPerSampleError: an output depends on chance or on other samples.
-        NonFiniteError: ``x`` or ``x2`` holds NaN or infinity.
+        NonFiniteError: ``x`` or ``x2`` holds NaN or infinity, or a gradient or the
+            kernel does.
         OutOfMemoryError: one pair of samples needs more than ``memory``.
         RunFolderError: ``out`` cannot be written, or holds another matrix.
 
