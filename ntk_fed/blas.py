@@ -116,15 +116,11 @@ def product(
         out: ``(n, m)``, contiguous, overwritten; saves an allocation.
         add: add the product to what ``out`` holds instead.
     """
-    if not by_numpy(a):
-        if add:
-            assert out is not None
-            return out.addmm_(a, b)
-        return torch.mm(a, b, out=out)
+    numpy = by_numpy(a)
     if add:
         assert out is not None
-        return out.add_(_multiplied(a, b, None))
-    return _multiplied(a, b, out)
+        return out.add_(_multiplied(a, b, None)) if numpy else out.addmm_(a, b)
+    return _multiplied(a, b, out) if numpy else torch.mm(a, b, out=out)
 
 
 def _multiplied(a: Tensor, b: Tensor, out: Tensor | None) -> Tensor:

@@ -45,8 +45,9 @@ def forming_error(
     gram: Float[Tensor, "N N"],
     *,
     state: Params | None = None,
+    engine: str = "layerwise",
 ) -> FormingError:
-    r"""Spectral norm of what a kernel matrix of the layerwise engine may be off by.
+    r"""Spectral norm of what a kernel matrix may be off by.
 
     Proven for the two-layer network. Otherwise an estimate. In float32 a sample of the
     matrix is computed again in float64: the difference there, as a part of the sample's
@@ -60,12 +61,14 @@ def forming_error(
         x: inputs, ``(n, ...)``.
         gram: the kernel of ``x``, ``(n·o, n·o)``; the trace kernel has ``(n, n)``.
         state: frozen parameters and buffers; ``None`` takes the model's.
+        engine: that computed ``gram``.
 
     Cost:
-        In float32 one kernel of at most 64 samples in float64; else nothing.
+        For the two-layer network six products of the size of the kernel's own. In
+        float32 one kernel of at most 64 samples in float64; else nothing.
     """
     if isinstance(model, TwoLayerReLU) and x.ndim == 2:
-        bound = two_layer_forming_error(params["weight"], x)
+        bound = two_layer_forming_error(params["weight"], x, engine=engine)
         return FormingError(bound, True, "every rounding bounded, entry by entry")
     if gram.dtype == torch.float32:
         return _sampled(model, params, x, gram, state)
@@ -112,7 +115,10 @@ def _sampled(
 
 
 def two_layer_forming_error(
-    weights: Float[Tensor, "m d"], x: Float[Tensor, "n d"]
+    weights: Float[Tensor, "m d"],
+    x: Float[Tensor, "n d"],
+    *,
+    engine: str = "layerwise",
 ) -> float:
     r"""Bound on the spectral norm of (computed − exact) of the two-layer ReLU kernel.
 
@@ -120,12 +126,13 @@ def two_layer_forming_error(
     fl(|w|·|x|)`. Entry by entry, :math:`|E_{ij}| \le (|x_i|·|x_j|)
     (\gamma\,\mathrm{count}_{ij} + \mathrm{undecided}_{ij}) / m` with
     :math:`\gamma = \gamma_{m+d+12}`, which covers every order of summation of the
-    layerwise engine (the other sums ``m·d`` terms); the spectral norm is at most the
-    largest row sum.
+    layerwise engine (the other sums ``m·d`` terms, :math:`\gamma_{md+12}`); the
+    spectral norm is at most the largest row sum.
 
     Args:
         weights: first-layer weights.
         x: inputs.
+        engine: that computed the kernel, ``"layerwise"`` or ``"jacobian"``.
 
     Returns:
         The bound, in the unit of the kernel, rounded upwards. With gates that are all
@@ -142,10 +149,11 @@ def two_layer_forming_error(
     # fl(|w|·|x|) may itself be low by a factor 1 − γ: doubling the bound covers it.
     undecided = (z.abs() <= 2 * gate / (1 - gate) * size).to(x.dtype)
     possible = ((z > 0) | (undecided > 0)).to(x.dtype)
-    counts = possible @ possible.T  # exact: sums of fewer than 2^53 ones
+    counts = possible @ possible.T  # exact: sums of at most m ones, m < 2^24
     unsure = undecided @ possible.T + possible @ undecided.T
     products = x.abs() @ x.abs().T
-    gamma = _gamma(m + d + 12, unit)
+    terms = m + d if engine == "layerwise" else m * d
+    gamma = _gamma(terms + 12, unit)
     rows = (products * (gamma * counts + unsure)).sum(dim=1) / m
     slack = 1 + 4 * _gamma(len(x) + d + 8, unit)  # rounding of this very bound
     underflow = len(x) * (m + d) * torch.finfo(x.dtype).tiny

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ntk_fed import blas, records
 from ntk_fed.errors import ShapeMismatchError
-from ntk_fed.inputs import check_inputs, check_per_sample, refuse_batch_dependence
+from ntk_fed.inputs import check_inputs, check_per_sample
 from ntk_fed.kernel.assemble import Job, Side, assemble
 from ntk_fed.kernel.forming import forming_error
 from ntk_fed.kernel.plan import choose
@@ -79,9 +79,8 @@ def gram(
     Returns:
         ``(n, n2)``, ``(n, n2, o, o)`` or ``(n, n2, o)`` in squared output units per
         squared parameter unit; a dictionary of those with ``by_layer``; the pair
-        ``(kernel, error)`` with ``with_error``. With one point
-        set and one parameter set the result is bitwise symmetric under exchange of
-        (sample, output) pairs.
+        ``(kernel, error)`` with ``with_error``. With one point set and one parameter
+        set the result is bitwise symmetric under exchange of (sample, output) pairs.
 
     Raises:
         NotPerSampleError: an output depends on chance or on other samples.
@@ -91,8 +90,8 @@ def gram(
         RunFolderError: ``out`` cannot be written, or holds another matrix.
 
     Cost:
-        ``layerwise``: two matrix products of ``n·n2·(width in + width out)`` per dense
-        layer. ``jacobian``: one of ``n·n2·p``, times ``o²`` for ``"full"``.
+        ``layerwise``: two matrix products, together ``n·n2·(width in + width out)``,
+        per dense layer. ``jacobian``: one of ``n·n2·p``, times ``o²`` for ``"full"``.
 
     Source:
         Jacot, Gabriel, Hongler (2018), arXiv:1806.07572; contraction by layers: Novak,
@@ -108,7 +107,6 @@ def gram(
     if processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}.")
     if select is not None:
-        refuse_batch_dependence(model)
         model = Selected(model, select)
     symmetric = x2 is None and params2 is None
     if with_error and (not symmetric or by_layer or outputs == "diagonal" or out):
@@ -116,6 +114,8 @@ def gram(
             "with_error=True is for the kernel of one point set and one parameter set, "
             "outputs 'trace' or 'full', without by_layer and out."
         )
+    if by_layer and out is not None:
+        raise ValueError("out= holds one matrix; with by_layer=True there are many.")
     left = right = _side(model, x, params, dtype)
     if not symmetric:
         right = _side(
@@ -136,15 +136,12 @@ def gram(
         memory=memory,
         symmetric=symmetric,
         on_disk=out is not None,
+        kernels=len(left.params) if by_layer else 1,
         processes=processes,
     )
     job = Job(left, right, plan, outputs, symmetric, by_layer)
     tiles = None
     if out is not None:
-        if by_layer:
-            raise ValueError(
-                "out= holds one matrix; with by_layer=True there are many."
-            )
         tiles = _file(out, job, select)
         job.plan = dataclasses.replace(plan, block=tiles.block)
     if processes > 1:
@@ -154,7 +151,9 @@ def gram(
     if with_error:
         matrix = gram_matrix(found[""]) if outputs == "full" else found[""]
         one = left.model, left.params, left.x
-        return found[""], forming_error(*one, matrix, state=left.state)
+        return found[""], forming_error(
+            *one, matrix, state=left.state, engine=plan.engine
+        )
     return found if by_layer else found[""]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ntk_fed.inputs import check_inputs, check_per_sample
 from ntk_fed.jacobians import quiet_vmap
-from ntk_fed.params import Params, call, complete, frozen_state
+from ntk_fed.params import Params, call, complete, frozen_state, own_buffers
 
 
 class KernelOperator(LinearOperator):
@@ -28,7 +28,7 @@ class KernelOperator(LinearOperator):
     ) -> None:
         self.model, self.params, self.x, self.batch = model, params, x, batch
         self.state = frozen_state(model)
-        self.outputs = call(model, params, x[:1], self.state).shape[1]
+        self.outputs = self._call(params, x[:1]).shape[1]
         size = len(x) * self.outputs
         super().__init__(np.dtype(str(x.dtype).removeprefix("torch.")), (size, size))
 
@@ -58,7 +58,8 @@ class KernelOperator(LinearOperator):
         return torch.cat(pieces).reshape(vector.shape)
 
     def _call(self, params: Params, x: Tensor) -> Tensor:
-        return call(self.model, params, x, self.state)
+        # Copies: a layer may update its buffers.
+        return call(self.model, params, x, own_buffers(self.model, self.state))
 
     def _matvec(self, x: np.ndarray) -> np.ndarray:
         vector = torch.from_numpy(np.ascontiguousarray(x.reshape(-1)))

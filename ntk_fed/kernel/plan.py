@@ -111,6 +111,8 @@ def plan(
     memory: int | None = None,
     select: Sequence[int] | None = None,
     processes: int = 1,
+    by_layer: bool = False,
+    on_disk: bool = False,
 ) -> Plan:
     """What ``gram`` with the same arguments would do, and what it would take.
 
@@ -125,6 +127,8 @@ def plan(
         memory: bytes that may be taken; ``None`` is half of what is free.
         select: outputs to look at; ``None`` is all.
         processes: worker processes.
+        by_layer: one kernel per parameter?
+        on_disk: with ``out=``, where the result takes no memory?
 
     Raises:
         OutOfMemoryError: result and smallest block exceed ``memory``.
@@ -144,7 +148,9 @@ def plan(
         engine=engine,
         memory=memory,
         symmetric=x2 is None,
+        on_disk=on_disk,
         processes=processes,
+        kernels=len(values) if by_layer else 1,
     )
 
 
@@ -176,6 +182,7 @@ def choose(
     symmetric: bool = False,
     on_disk: bool = False,
     processes: int = 1,
+    kernels: int = 1,
 ) -> Plan:
     """Engine and block size for a kernel between ``x`` and ``x2``.
 
@@ -214,7 +221,7 @@ def choose(
         why = f"{words[engine]}; operations: {other}"
     per_pair = {"trace": 1, "diagonal": o, "full": o * o}[outputs] * itemsize
     available = free_memory(x.device) // 2 if memory is None else memory
-    result = 0 if on_disk else n * n2 * per_pair
+    result = 0 if on_disk else n * n2 * per_pair * kernels
     cost, largest = costs[engine], max(n, n2)
     copies = 0 if processes == 1 else (p + x.numel() + x2.numel()) * itemsize
     left = (available - result) // processes - copies
@@ -262,8 +269,8 @@ def _block_bytes(block: int, cost: _Cost, pair: int, n: int) -> int:
     own = 0
     if block < n:
         side, own = held + side, block * block * pair
-    rows, entry = min(band(cost.itemsize), block), min(pair, 8)
-    bands = rows * (2 * min(block * pair, COLUMNS * 8) + cost.terms * block * entry)
+    rows, size = min(band(cost.itemsize), block), cost.itemsize
+    bands = rows * (2 * min(block * pair, COLUMNS * size) + cost.terms * block * size)
     return int(_SLACK * (side + own + bands)) + min(_LIBRARIES, held)
 
 

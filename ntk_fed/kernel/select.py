@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ntk_fed.errors import ShapeMismatchError
+from ntk_fed.inputs import refuse_batch_dependence
 
 
 class Selected(torch.nn.Module):
@@ -19,6 +20,7 @@ class Selected(torch.nn.Module):
     def __init__(self, model: torch.nn.Module, outputs: Sequence[int]) -> None:
         """Take ``outputs`` (columns, counted from 0) of ``model``."""
         super().__init__()
+        refuse_batch_dependence(model)  # named as in the model, before it is wrapped
         # The very dictionaries of the other network: what is put in here by a
         # functional call is what it sees.
         self.__dict__["_parameters"] = model._parameters

@@ -44,7 +44,6 @@ class TiledFile:
         self.path = Path(out)
         self.state = self.path.with_name(self.path.name + ".tiles.json")
         self.fingerprint, self.block, self.done = fingerprint, block, set[int]()
-        self.library = {str(dtype).removeprefix("torch."): blas.library(dtype)}
         kind = np.dtype(str(dtype).removeprefix("torch."))
         try:
             if self.state.exists():
@@ -56,6 +55,7 @@ class TiledFile:
                     f"out = {str(self.path)!r} exists and is no kernel of ours "
                     f"({self.state.name} is missing). Choose another name."
                 )
+            self.library = {str(dtype).removeprefix("torch."): blas.library(dtype)}
             self.array = np.lib.format.open_memmap(
                 self.path, mode="w+", dtype=kind, shape=shape
             )

@@ -1,4 +1,4 @@
-"""Eigenvalues of Gram matrices with certificates; stands on errors and measured."""
+"""Eigenvalues of Gram matrices with certificates; stands on floor 1."""
 
 from ntk_fed.spectrum.decide import at_least
 from ntk_fed.spectrum.density import Density, density

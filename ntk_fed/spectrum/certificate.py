@@ -1,7 +1,8 @@
 r"""Proven bounds for the smallest eigenvalue of a symmetric matrix, rounding included.
 
-Floor 2: imports ``errors`` and ``rounding``. Nothing here searches; ``extreme`` chooses
-the shifts and the vectors, and a bad choice costs sharpness, never truth.
+Floor 2: stands on ``symmetric`` and ``rounding``. Nothing here searches; ``extreme``,
+``decide`` and ``pencil`` choose the shifts and the vectors, and a bad choice costs
+sharpness, never truth.
 
 Arrays are worked on in float64, so each step over an array carries an error bound. The
 few numbers that such a step leaves are combined in exact rational arithmetic, so that

@@ -49,7 +49,8 @@ def smallest_eigenvalue(
         rtol: ``upper - lower`` is to be at most ``rtol * |lower|``; what is not reached
             is told in ``note``. Matrices below 300 rows get the sharpest bounds in any
             case.
-        certify: ``False`` skips the proof: the bounds are the eigensolver's residual.
+        certify: ``False`` skips the proof: the bounds are the residual of the pair that
+            search or eigensolver found.
         forming_error: bound on the spectral norm of ``gram`` less the matrix meant.
 
     Returns:
@@ -61,10 +62,11 @@ def smallest_eigenvalue(
         NotSymmetricError: ``gram`` differs from its transpose by more than rounding.
 
     Cost:
-        Up to two factorisations of n³/6 multiplications to find it, the first in
-        float32 where that works, and a certificate of twice as many; memory one matrix
-        beside ``gram``. A reduction of 2/3 n³ slow multiplications where the matrix is
-        small or not positive definite.
+        Most often one factorisation in float32 (n³/6 multiplications) to find it, and a
+        certificate of twice as many in float64; at worst two searches of four
+        factorisations, each with a certificate. A reduction of 2/3 n³ slow
+        multiplications where the matrix is small, not positive definite or beyond the
+        search. Memory one matrix beside ``gram``.
 
     Example:
         >>> smallest_eigenvalue(torch.eye(3, dtype=torch.float64)).lower
@@ -137,7 +139,7 @@ def enclosure(
         else:
             error = _residual(signed, value, vector) + matrix.rounding
             lower, upper = value - error, value + error
-            method = "eigensolver, residual of the eigenpair"
+            method = "search or eigensolver, residual of the eigenpair"
             notes.append("an estimate: the bounds are not proven")
     if forming_error:
         notes.append(f"both bounds hold a forming error of {forming_error:.3e}")

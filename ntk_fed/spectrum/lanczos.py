@@ -40,7 +40,7 @@ def lanczos(
         NonFiniteError: a norm leaves the range of float64.
 
     Cost:
-        k products and 4 k² n multiplications; memory ``steps`` vectors.
+        k products and 2 k² n multiplications; memory ``steps`` vectors.
     """
     n, steps = len(start), min(steps, len(start))
     basis = np.empty((steps, n))
@@ -64,6 +64,18 @@ def lanczos(
         if beside[k - 1] <= _NOTHING * size:
             return
         vector = vector / beside[k - 1]
+
+
+def combined(
+    basis: Float[np.ndarray, "k n"], weights: Float[np.ndarray, " j"]
+) -> Vector:
+    """``basis.T @ weights``, by the library of the other products.
+
+    Args:
+        basis: ``(k, n)``, of which the first rows are taken.
+        weights: ``(j,)``, j at most k.
+    """
+    return dgemv(1.0, basis[: len(weights)].T, weights)
 
 
 def ritz(on: Vector, beside: Vector) -> tuple[Vector, np.ndarray]:

@@ -1,7 +1,7 @@
 """Ends of a spectrum when the matrix cannot be formed: by products, or by a sample.
 
-Floor 2: imports ``measured``, ``extreme`` and the Lanczos process of
-``density``. Products give the largest eigenvalue. They do not give the smallest one of
+Floor 2: stands on ``extreme``, ``lanczos`` and the checked products of ``density``.
+Products give the largest eigenvalue. They do not give the smallest one of
 a kernel, whose bottom is crowded; a principal block bounds that one from above, and
 nothing here bounds it from below.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from ntk_fed.measured import Enclosure
 from ntk_fed.spectrum.density import Function, Products, unit_vector
 from ntk_fed.spectrum.extreme import smallest_eigenvalue
-from ntk_fed.spectrum.lanczos import lanczos, ritz
+from ntk_fed.spectrum.lanczos import combined, lanczos, ritz
 
 FAILURE = 1e-6  # probability over the random start that an upper end is too low
 _METHOD = (
@@ -76,7 +76,7 @@ def largest_from_products(
         top = float(values[-1])
         if upper - top + 2 * room <= rtol * (abs(top) - room):
             break
-    vector = basis.T @ ritz(on, beside)[1][:, -1]
+    vector = combined(basis, ritz(on, beside)[1][:, -1])
     vector /= scipy.linalg.norm(vector)
     value = float(vector @ (image := product(vector)))
     lower, upper = value - room, max(upper, value) + room
@@ -98,7 +98,7 @@ def _start_note(residual: float, steps: int) -> str:
 
 
 def _upper(
-    ritz: Float[np.ndarray, " k"],
+    values: Float[np.ndarray, " k"],
     beside: Float[np.ndarray, " k"],
     n: int,
     semidefinite: bool,
@@ -120,7 +120,7 @@ def _upper(
     with λ above :math:`\theta_1`; where they are equal is the bound, by bisection.
 
     Args:
-        ritz: Ritz values θ, ascending.
+        values: Ritz values θ, ascending.
         beside: subdiagonal β, the residual last.
         n: rows of A.
         semidefinite: may the first bound be used?
@@ -132,13 +132,13 @@ def _upper(
         Dorsselaer, Hochstenbach, van der Vorst (2000), SIAM J. Matrix Anal. Appl. 22,
         bounds from Lanczos polynomials; derived here as above.
     """
-    k, top = len(ritz), float(ritz[-1])
+    k, top = len(values), float(values[-1])
     epsilon = (math.log(1.648 * math.sqrt(n) / FAILURE) / (2 * k - 1)) ** 2
     a_priori = top / (1 - epsilon) if semidefinite and epsilon < 1 else math.inf
     if not beside.all():
         return min(top, a_priori)
     target = float(np.log(beside).sum()) + math.log(0.824 * math.sqrt(n) / FAILURE)
-    gaps = top - ritz
+    gaps = top - values
     high = target / k  # each factor is at least the last one
     low = high - 100
     with np.errstate(divide="ignore", over="ignore"):

@@ -53,8 +53,8 @@ def smallest_generalised(a: Tensor, b: Tensor, *, rtol: float = 1e-3) -> Enclosu
         ShapeMismatchError: the two differ in size.
 
     Cost:
-        A generalised eigensolver, about 3 n³ multiplications, and one certificate for
-        each matrix.
+        A generalised eigensolver, about 3 n³ multiplications, the enclosure of ``b``
+        and one certificate.
 
     Source:
         Sylvester's law of inertia; the certificate as in :func:`smallest_eigenvalue`.

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import get_blas_funcs
 
 from ntk_fed.spectrum.certificate import cholesky
-from ntk_fed.spectrum.lanczos import Vector, lanczos, ritz
+from ntk_fed.spectrum.lanczos import Vector, combined, lanczos, ritz
 from ntk_fed.spectrum.symmetric import SymmetricMatrix
 
 _RANGE = 2.0**400  # entries of vectors, whose squares then stay in range
@@ -51,7 +51,7 @@ def smallest(matrix: SymmetricMatrix, rtol: float) -> Found | None:
         The best estimate, or ``None``: not positive definite, or no progress.
 
     Cost:
-        One to three factors, n³/6 multiplications each, the first in float32 where that
+        One to four factors, n³/6 multiplications each, the first in float32 where that
         works; tens of solves of n² each.
     """
     entries, diagonal = matrix.entries, np.diagonal(matrix.entries)
@@ -135,7 +135,7 @@ def _on_inverse(
                 break
         # One more solve: what the vector holds of large eigenvalues costs the inverse
         # nothing, but is most of its Rayleigh quotient on the matrix itself.
-        vector = solve(basis[: len(weights)].T @ weights)
+        vector = solve(combined(basis, weights))
     except OverflowError:
         return None
     return _found(matrix, vector, uncertainty)
@@ -170,5 +170,5 @@ def largest(matrix: SymmetricMatrix, rtol: float) -> Found | None:
             values, vectors = ritz(on, beside)
             uncertainty = beside[-1] * abs(vectors[-1, 0])
             if uncertainty <= rtol * abs(values[0]):
-                return _found(matrix, basis.T @ vectors[:, 0], uncertainty)
+                return _found(matrix, combined(basis, vectors[:, 0]), uncertainty)
     return None

@@ -204,7 +204,7 @@ def _pieces(
 
 
 def _check(gram: Tensor) -> None:
-    """Refuse what is no square matrix of finite float32 or float64 numbers."""
+    """Refuse what is no square matrix of float32 or float64 numbers."""
     if gram.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"gram must be float64 (or float32, which converts exactly), got "

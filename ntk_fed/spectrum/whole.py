@@ -54,7 +54,8 @@ def summary(gram: Tensor) -> Summary:
         gram: as for :func:`smallest_eigenvalue`; so are the errors raised.
 
     Cost:
-        Three tridiagonal reductions and two certificates.
+        A tridiagonal reduction for all of them, and both ends as
+        :func:`smallest_eigenvalue`.
     """
     smallest, largest = smallest_eigenvalue(gram), largest_eigenvalue(gram)
     matrix = symmetric_matrix(gram)

@@ -1,4 +1,4 @@
-"""Embeddings: a dense layer on one-hot rows, whose Gram is the equality of indices."""
+"""Embeddings: a dense layer on one-hot rows, its Jacobian in the words that occur."""
 
 from typing import Any
 
