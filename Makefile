@@ -36,7 +36,7 @@ format: $(STAMP) ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## measure cost and honesty
+bench: $(STAMP) ## measure cost, beside other tools
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 reports: $(STAMP) ## render every report again from its recorded rows

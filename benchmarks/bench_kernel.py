@@ -12,15 +12,16 @@ import platform
 import statistics
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import peers
 import tyro
 from cases import CASES
+from record import environment, markdown, write_between
 from rich.console import Console
 from rich.table import Table
+from worker import MEMORY_LIMIT
 
 FOLDER = Path(__file__).resolve().parent
 PEERS = tuple(name for name in peers.ROUTES if name != "ours")
@@ -148,27 +149,6 @@ def _record(
     return record
 
 
-def environment(options: Options) -> dict:
-    """What the numbers depend on beside the code."""
-    info = Path("/proc/cpuinfo")
-    words = info.read_text().splitlines() if info.exists() else []
-    models = [w.partition(":")[2].strip() for w in words if w.startswith("model name")]
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": models[0] if models else platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": options.threads,
-        "device": options.device,
-        "load_before": os.getloadavg()[0],
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "repeats": options.repeats,
-        "seed": options.seed,
-        "memory_limit": peers.MEMORY_LIMIT,
-        "routes": peers.ROUTES,
-    }
-
-
 def row(record: dict) -> tuple[str, ...]:
     """One line of the table; what could not be measured says why."""
     tools = record["tools"]
@@ -205,22 +185,14 @@ def _memory(tool: dict) -> str:
 
 def write_table(found: dict, readme: Path) -> None:
     """Put the table between the markers of ``readme``."""
-    about, rows = found["environment"], [row(r) for r in found["records"]]
-    lines = [HEADINGS, ["---"] * len(HEADINGS), *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    about = found["environment"]
+    table = markdown(HEADINGS, map(row, found["records"]))
     text = (
         f"{about['date'][:10]}, {about['processor']}, {about['threads']} threads, "
         f"load before {about['load_before']:.1f}, median of {about['repeats']} rounds; "
-        f"times in seconds, memory in MiB.\n\n{text}"
+        f"times in seconds, memory in MiB.\n\n{table}"
     )
     write_between(readme, "kernel", text)
-
-
-def write_between(readme: Path, marker: str, text: str) -> None:
-    """Put ``text`` between the two comments of this name."""
-    before, start, rest = readme.read_text().partition(f"<!-- {marker}: begin -->\n")
-    _, end, after = rest.partition(f"\n<!-- {marker}: end -->")
-    readme.write_text(f"{before}{start}{text}{end}{after}")
 
 
 def main(options: Options) -> None:
@@ -231,7 +203,15 @@ def main(options: Options) -> None:
             sys.exit(f"--{what}: {sorted(unknown)} unknown; known: {list(allowed)}")
     complete = options == dataclasses.replace(Options(), repeats=options.repeats)
     out = options.out or (FOLDER / "results" / "kernel.json" if complete else None)
-    found: dict = {"environment": environment(options), "records": []}
+    about = environment(
+        threads=options.threads,
+        device=options.device,
+        repeats=options.repeats,
+        seed=options.seed,
+        memory_limit=MEMORY_LIMIT,
+        routes=peers.ROUTES,
+    )
+    found: dict = {"environment": about, "records": []}
     table = Table(title="tangent kernels: times in seconds, memory in MiB")
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold")

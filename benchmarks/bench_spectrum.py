@@ -7,21 +7,18 @@ asks each tool once, so that a slow minute of the machine meets all of them.
 
 import dataclasses
 import json
-import os
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import scipy
 import scipy.linalg
 import scipy.sparse.linalg
 import torch
 import tyro
-from bench_kernel import write_between
+from record import environment, markdown, write_between
 from rich.console import Console
 from rich.table import Table
 
@@ -56,11 +53,12 @@ def kernel(n: int) -> torch.Tensor:
     return nf.gram(model, x)
 
 
-def tools(gram: torch.Tensor, options: Options) -> dict[str, Callable[[], float | str]]:
+def tools(
+    gram: torch.Tensor, truth: nf.Enclosure, options: Options
+) -> dict[str, Callable[[], float | str]]:
     """Each gives the eigenvalue it finds, or its answer."""
     a = gram.numpy()
     n = len(a)
-    truth = nf.smallest_eigenvalue(gram, rtol=1e-6)
     below, above = 0.99 * truth.lower, 1.01 * truth.upper
     found: dict[str, Callable[[], float | str]] = {
         "enclosure": lambda: nf.smallest_eigenvalue(gram, rtol=options.rtol).value,
@@ -86,7 +84,7 @@ def measured(n: int, options: Options) -> dict:
     """One size: seconds of every tool, and how far off its answer is."""
     gram = kernel(n)
     truth = nf.smallest_eigenvalue(gram, rtol=1e-9)
-    asked = tools(gram, options)
+    asked = tools(gram, truth, options)
     seconds: dict[str, list[float]] = {name: [] for name in asked}
     answers: dict[str, float | str] = {}
     rounds = options.repeats + (n < max(options.sizes))
@@ -141,20 +139,13 @@ HEADINGS = ["N", *OURS, *DENSE, "eigsh, shift-invert", "LOBPCG"]
 
 def main(options: Options) -> None:
     """Measure, print, write."""
+    about = environment(
+        threads=torch.get_num_threads(), rtol=options.rtol, repeats=options.repeats
+    )
     records = []
     for n in options.sizes:
         records.append(measured(n, options))
         print(" | ".join(row(records[-1])), flush=True)
-    about = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "threads": torch.get_num_threads(),
-        "load_before": os.getloadavg()[0],
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "torch": torch.__version__,
-        "rtol": options.rtol,
-        "repeats": options.repeats,
-    }
     table = Table(*HEADINGS, title="smallest eigenvalue: seconds")
     for record in records:
         table.add_row(*row(record))
@@ -165,12 +156,11 @@ def main(options: Options) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps({"environment": about, "records": records}, indent=1))
     if complete:
-        lines = [HEADINGS, ["---"] * len(HEADINGS), *map(row, records)]
-        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         text = (
-            f"{about['date'][:10]}, {about['threads']} threads, median of "
-            f"{options.repeats} rounds, seconds; in brackets how often faster than "
-            f"torch's eigvalsh and than the faster dense solver.\n\n{text}"
+            f"{about['date'][:10]}, {about['processor']}, {about['threads']} threads, "
+            f"load before {about['load_before']:.1f}, median of {options.repeats} "
+            "rounds, seconds; in brackets how often faster than torch's eigvalsh and "
+            f"than the faster dense solver.\n\n{markdown(HEADINGS, map(row, records))}"
         )
         write_between(FOLDER / "README.md", "spectrum", text)
 

@@ -21,7 +21,7 @@ class Case:
     image: int = 0
 
     def arrays(self, dtype: str, seed: int) -> dict[str, np.ndarray]:
-        """Inputs N(0, 1), weights N(0, 2 / fan-in), by the names peers.py reads."""
+        """Inputs N(0, 1), weights N(0, 2 / fan-in), by the names worker.py reads."""
         draw = np.random.default_rng(seed).standard_normal
         shape = (self.sizes[0], self.image, self.image)[: 3 if self.image else 1]
         found = {"x": draw((self.samples, *shape)).astype(dtype)}

@@ -11,7 +11,6 @@ from pathlib import Path
 ENVIRONMENTS = Path(__file__).resolve().parent / ".envs"
 LIMIT = 120.0  # seconds a run may take
 PAUSE = 0.1  # seconds for the threads of the one before to stop spinning
-MEMORY_LIMIT = 12 * 2**30  # bytes a process may allocate on the host
 HERE = ("ours", "torch.func", "products")  # those that need no environment of their own
 
 # What pip is asked for, one call each. nngeometry alone would pull torchvision and with

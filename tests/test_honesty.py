@@ -16,8 +16,11 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import constructed
 import exact
 import honesty
+import judge
+import record
 from exact import Neighbours
-from honesty import Counts, Judge, Options
+from honesty import Options
+from judge import Counts, Judge
 from planted import KINDS, planted
 
 SEARCHED = tuple(KINDS)[: tuple(KINDS).index("diagonal")]
@@ -108,7 +111,7 @@ def test_a_recipe_builds_the_same_symmetric_matrix_twice(kind):
 def counted(count, kinds=tuple(KINDS)):
     """Judge ``count`` small cases."""
     counts = Counts()
-    for recipe in honesty.plan(Options(cases=count, large=0, kinds=kinds, seed=1)):
+    for recipe in judge.plan(count, 0, kinds, seed=1):
         counts.judge(recipe)
     return counts
 
@@ -118,7 +121,7 @@ def test_no_answer_is_wrong():
     assert counts.faults == []
     total = counts.total
     assert (total.cases, total.verdicts) == (500, 3500)
-    assert total.away_decided >= honesty.EXPECTED * total.away > 0
+    assert total.away_decided >= judge.EXPECTED * total.away > 0
     assert len(counts.decades) > 12
 
 
@@ -132,7 +135,7 @@ def unit(gram):
     """Of rounding: n u trace, or so for a matrix that is not positive."""
     values = gram.double()
     n, size = len(values), values.diagonal().abs().sum() + values.abs().max()
-    return float(n * size) * honesty.UNIT
+    return float(n * size) * judge.UNIT
 
 
 def shifted(original, end, by):
@@ -154,7 +157,7 @@ def shifted(original, end, by):
 @pytest.mark.parametrize("name", ["smallest_eigenvalue", "largest_eigenvalue"])
 @pytest.mark.parametrize(("end", "by"), [("lower", 4), ("upper", -4)])
 def test_an_end_moved_by_a_little_rounding_is_caught(monkeypatch, kind, name, end, by):
-    monkeypatch.setattr(honesty, name, shifted(getattr(honesty, name), end, by))
+    monkeypatch.setattr(judge, name, shifted(getattr(judge, name), end, by))
     counts = counted(20, (kind,))
     wrong = [fault for fault in counts.faults if fault.what == end]
     assert len(wrong) >= 5
@@ -165,12 +168,12 @@ def test_an_end_moved_by_a_little_rounding_is_caught(monkeypatch, kind, name, en
 
 @pytest.mark.parametrize("by", [4, -4])
 def test_a_verdict_on_a_threshold_moved_by_a_little_rounding_is_caught(monkeypatch, by):
-    original = honesty.at_least
+    original = judge.at_least
 
     def wrong(gram, threshold):
         return original(gram, threshold + by * unit(gram))
 
-    monkeypatch.setattr(honesty, "at_least", wrong)
+    monkeypatch.setattr(judge, "at_least", wrong)
     counts = counted(100)
     assert counts.total.verdict == len(counts.faults) >= 20
 
@@ -179,19 +182,19 @@ def test_an_exception_is_a_wrong_answer_too(monkeypatch):
     def refuses(gram, threshold):
         raise ArithmeticError("no convergence")
 
-    monkeypatch.setattr(honesty, "at_least", refuses)
-    judge = Judge(planted("hadamard", 4, 0))
-    assert judge.tally.refused == judge.tally.verdicts == 7
-    assert "no convergence" in judge.faults[0].answer
+    monkeypatch.setattr(judge, "at_least", refuses)
+    judged = Judge(planted("hadamard", 4, 0))
+    assert judged.tally.refused == judged.tally.verdicts == 7
+    assert "no convergence" in judged.faults[0].answer
 
 
 def test_bounds_without_a_proof_and_bounds_too_wide_count_as_vague(monkeypatch):
-    original = honesty.smallest_eigenvalue
+    original = judge.smallest_eigenvalue
     case = planted("hadamard", 16, 3)
     assert Judge(case).tally.certified == 2
     for change in ({"certified": False}, {"lower": -math.inf}):
         monkeypatch.setattr(
-            honesty,
+            judge,
             "smallest_eigenvalue",
             lambda gram, rtol, change=change: dataclasses.replace(
                 original(gram, rtol=rtol), **change
@@ -204,9 +207,9 @@ def test_bounds_without_a_proof_and_bounds_too_wide_count_as_vague(monkeypatch):
 
 def test_a_wrong_answer_makes_the_run_fail_and_names_its_recipe(monkeypatch, capsys):
     monkeypatch.setattr(
-        honesty,
+        judge,
         "smallest_eigenvalue",
-        shifted(honesty.smallest_eigenvalue, "lower", 50),
+        shifted(judge.smallest_eigenvalue, "lower", 50),
     )
     options = Options(cases=6, large=0, kinds=("gaussian",))
     with pytest.raises(SystemExit, match=r"wrong or refused.*'gaussian:\d+:\d+'"):
@@ -220,4 +223,19 @@ def test_a_clean_run_writes_what_it_counted(tmp_path, capsys):
     assert found["faults"] == []
     assert found["total"]["cases"] == sum(t["cases"] for t in found["kinds"].values())
     assert found["total"]["cases"] == 18
+    assert found["environment"]["processor"]
+    assert found["environment"]["threads"] == 1
     assert found["criterion"].partition(":")[0] in capsys.readouterr().out
+
+
+def test_a_printed_recipe_is_read_again():
+    recipe = ("near duplicates", 7, 12)
+    assert judge.parsed(":".join(map(str, recipe))) == recipe
+
+
+def test_a_table_goes_between_its_own_markers_and_nothing_else_moves(tmp_path):
+    readme = tmp_path / "README.md"
+    around = "one\n<!-- a: begin -->\n{}\n<!-- a: end -->\n<!-- b: begin -->\n"
+    readme.write_text(around.format("old\nold"))
+    record.write_between(readme, "a", record.markdown(["n", "s"], [("1", "2")]))
+    assert readme.read_text() == around.format("| n | s |\n| --- | --- |\n| 1 | 2 |")

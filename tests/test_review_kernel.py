@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from networks import build
@@ -10,11 +11,13 @@ from torch.testing import assert_close
 from ntk_fed.errors import (
     NonFiniteError,
     NotPerSampleError,
+    OutOfMemoryError,
     RunFolderError,
     ShapeMismatchError,
 )
 from ntk_fed.jacobians import by_backward_passes
-from ntk_fed.kernel import gram, layerwise
+from ntk_fed.kernel import gram, kernel_operator, layerwise, plan
+from ntk_fed.models import TwoLayerReLU
 from ntk_fed.params import frozen_state, trainable
 
 
@@ -295,3 +298,46 @@ def test_mixed_precision_is_refused():
         pytest.raises(ValueError, match=r"inside torch\.autocast"),
     ):
         gram(torch.nn.Linear(3, 1), torch.ones(2, 3))
+
+
+def test_the_proven_forming_error_is_that_of_the_engine():
+    """The two sum other numbers of terms: m + d and m d, each rounded once or more."""
+    model, x = TwoLayerReLU(4, 64, seed=0), torch.randn(6, 4, dtype=torch.float64)
+    bounds = {}
+    for engine in ("layerwise", "jacobian"):
+        _, error = gram(model, x, engine=engine, with_error=True)
+        assert error.proven
+        bounds[engine] = error.bound
+    ratio = (64 * 4 + 12) / (64 + 4 + 12)
+    assert bounds["jacobian"] == pytest.approx(ratio * bounds["layerwise"], rel=1e-3)
+
+
+def test_a_product_leaves_no_trace_in_the_operator():
+    """A layer that counts its passes and uses the count."""
+    model = Drifting()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    operator = kernel_operator(model, x)
+    first = operator @ np.ones(5)
+    assert np.array_equal(operator @ np.ones(5), first)
+    assert model.count.item() == 0
+
+
+class Drifting(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1).double()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        self.count += 1
+        return self.layer(x) * self.count
+
+
+def test_a_plan_knows_of_files_and_layers():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 1)).double()
+    x, matrix = torch.randn(300, 4, dtype=torch.float64), 300 * 300 * 8
+    with pytest.raises(OutOfMemoryError):
+        plan(model, x, memory=matrix)
+    assert plan(model, x, memory=matrix, on_disk=True).bytes <= matrix
+    whole, layers = plan(model, x), plan(model, x, by_layer=True)
+    assert layers.bytes - whole.bytes == 3 * matrix  # four parameters
