@@ -182,6 +182,8 @@ def test_kernel_rows_against_the_gram(seed):
     # Rounding inside the network's passes is estimated, which is said.
     assert found["status"].item() == "estimate"
     assert found["upper"].item() - found["lower"].item() < 1e-9
+    moved = rows[rows["quantity"] == "kernel displacement"].set_index("round")
+    assert moved["status"][4] == "estimate"
 
 
 @pytest.mark.parametrize("outputs_", [1, 2])

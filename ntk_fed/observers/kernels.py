@@ -16,7 +16,7 @@ from ntk_fed.fedavg import Objective, Round
 from ntk_fed.fedkernel import FederatedKernel
 from ntk_fed.kernel import gram, gram_matrix
 from ntk_fed.kernel.forming import forming_error
-from ntk_fed.measured import estimate, ratio
+from ntk_fed.measured import Enclosure, estimate, ratio
 from ntk_fed.observers.common import (
     Moment,
     Observer,
@@ -67,7 +67,7 @@ def kernel(
             f"{tuple(zero.shape)}."
         )
     frobenius, spectral = zero.norm().item(), largest_eigenvalue(zero).value
-    error0 = forming_error(model, start, x, zero).bound
+    forming0 = forming_error(model, start, x, zero)
 
     def observe(moment: Moment) -> Iterator[Row]:
         for t, params in global_models(moment, every):
@@ -75,12 +75,14 @@ def kernel(
             forming = forming_error(model, params, x, now)
             error = forming.bound
             smallest = smallest_eigenvalue(now, rtol=rtol, forming_error=error)
-            smallest = dataclasses.replace(
-                smallest, certified=smallest.certified and forming.proven
-            )
+            smallest = _proven_if(forming.proven, smallest)
             yield enclosed("smallest eigenvalue", smallest, round=t)
             change = now - zero
-            norm = spectral_norm(change, forming_error=error + error0 if t else 0.0)
+            # The difference rounds too, each entry by half an eps of itself.
+            rounding = torch.finfo(now.dtype).eps * change.norm().item()
+            unsure = error + forming0.bound + rounding if t else 0.0
+            norm = spectral_norm(change, forming_error=unsure)
+            norm = _proven_if(t == 0 or (forming.proven and forming0.proven), norm)
             yield enclosed("kernel displacement", norm, round=t)
             for name, value in (
                 ("kernel change (Frobenius)", ratio(change.norm().item(), frobenius)),
@@ -89,6 +91,11 @@ def kernel(
                 yield Row(t, None, None, None, name, value)
 
     return observe
+
+
+def _proven_if(proven: bool, found: Enclosure) -> Enclosure:
+    """A bound that holds an estimate is an estimate."""
+    return dataclasses.replace(found, certified=found.certified and proven)
 
 
 @observer
