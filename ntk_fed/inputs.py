@@ -10,18 +10,23 @@ from ntk_fed.errors import NonFiniteError, NotPerSampleError, ShapeMismatchError
 from ntk_fed.params import Params, call, own_buffers
 
 
-def check_inputs(x: Tensor, params: Params) -> None:
+def check_inputs(x: Tensor, params: Params, *, name: str = "x") -> None:
     """Refuse what no kernel can be computed from: NaN, nothing, mixed precision."""
     if not isinstance(x, Tensor) or x.ndim < 1 or len(x) == 0:
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ShapeMismatchError(
-            f"x must be a tensor of n >= 1 samples (n, ...), got {got}."
+            f"{name} must be a tensor of n >= 1 samples (n, ...), got {got}."
         )
     dtypes = sorted({str(value.dtype) for value in params.values()})
     if len(dtypes) > 1:
         raise ShapeMismatchError(
             f"the parameters must be of one dtype, got {' and '.join(dtypes)}. Pass "
             "dtype=, or convert the model, e.g. model.double()."
+        )
+    if not next(iter(params.values())).is_floating_point() or x.is_complex():
+        raise ValueError(
+            f"parameters and {name} must be real, got {dtypes[0]} and {x.dtype}. Split "
+            "a complex network into real and imaginary parts."
         )
     if torch.is_autocast_enabled(x.device.type):
         raise ValueError(
@@ -35,14 +40,14 @@ def check_inputs(x: Tensor, params: Params) -> None:
     if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x)).sum())
         raise NonFiniteError(
-            f"x has {bad} non-finite entries of {x.numel()}. Remove or impute those "
-            "samples; every number computed from them would be NaN."
+            f"{name} has {bad} non-finite entries of {x.numel()}. Remove or impute "
+            "those samples; every number computed from them would be NaN."
         )
     dtype = next(iter(params.values())).dtype
     if x.dtype != dtype:
         raise ShapeMismatchError(
-            f"x is {x.dtype} but the parameters are {dtype}. Convert one of them, "
-            f"e.g. x.to({dtype})."
+            f"{name} is {x.dtype} but the parameters are {dtype}. Convert one of them, "
+            f"e.g. {name}.to({dtype})."
         )
 
 
@@ -70,6 +75,7 @@ def check_per_sample(
     Raises:
         NotPerSampleError: which of them differ, and by how much.
         NonFiniteError: outputs are NaN or infinite.
+        ValueError: outputs are complex or integers.
     """
     refuse_batch_dependence(model)
     few = x[: min(len(x), 4)]
@@ -83,6 +89,11 @@ def check_per_sample(
     larger = together is not None and len(together) > len(few)
     with torch.no_grad():
         together = outputs(few) if together is None else together[: len(few)]
+        if not together.is_floating_point():
+            raise ValueError(
+                f"model must return real numbers (n, o), got {together.dtype}. Give "
+                "its real part, or its outputs before they are rounded."
+            )
         if not torch.isfinite(together).all():
             raise NonFiniteError(
                 "model returns NaN or infinity on finite inputs. Look for overflow in "
@@ -93,11 +104,11 @@ def check_per_sample(
         slack = torch.finfo(together.dtype).eps ** 0.5
         slack *= 1 + together.abs().max().item()
         gap = (together[order] - outputs(few[order])).abs().max().item()
-        if not larger:
-            gap = max(gap, (together[:1] - outputs(few[:1])).abs().max().item())
-        if gap <= slack:
+        if not larger and gap <= slack:
+            gap = (together[:1] - outputs(few[:1])).abs().max().item()
+        if gap <= slack:  # NaN is not
             return
-        random = (together - outputs(few)).abs().max().item() > slack
+        random = (outputs(few) - outputs(few)).abs().max().item() > slack
     words = "changes with the other samples of the batch"
     if random:
         words = "differs between two calls on the same samples: it is random"
@@ -134,6 +145,5 @@ def refuse_batch_dependence(model: torch.nn.Module) -> None:
             continue
         raise NotPerSampleError(
             f"model has {kind} {name!r} in training mode, which {reason}: the output "
-            "of one sample is then no function of that sample. Call model.eval(), or "
-            "set p = 0."
+            "of one sample is then no function of that sample. Call model.eval()."
         )

@@ -68,7 +68,18 @@ def test_a_small_job_does_not_depend_on_the_choice(operations, choices):
     assert not blas.by_numpy(a)
 
 
-def test_torch_rests_while_numpy_works_and_has_its_threads_back(choices):
+@pytest.fixture
+def own_threads(monkeypatch):
+    """What a test sets in OpenBLAS goes back, and what is remembered of it too."""
+    if not openblas():
+        pytest.skip("NumPy multiplies by another library than OpenBLAS")
+    monkeypatch.setattr(blas, "_threads", [])
+    libraries = threadpoolctl.ThreadpoolController().select(internal_api="openblas")
+    with libraries.limit(limits=None):  # changes nothing until it ends
+        yield
+
+
+def test_torch_rests_while_numpy_works_and_has_its_threads_back(choices, own_threads):
     blas.choose(torch.float64, "numpy")
     a, before = torch.ones(5, 6, dtype=torch.float64), torch.get_num_threads()
     torch.set_num_threads(2)

@@ -112,13 +112,19 @@ CASES = {
 }  # fmt: skip
 
 
+# A plan that asks for too much cuts blocks small. Planned over taken was 0.94 to 2.1
+# (images, in blocks) with one thread on two cores; half as much again for other ones.
+LOOSE = 3.25
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_the_peak_stays_within_a_quarter_of_the_plan(name):
+def test_the_peak_is_a_quarter_above_the_plan_at_most_and_not_far_below(name):
     make, x, options = CASES[name]
     planned, taken, block = measured(make, x, **options)
     print(f"{name}: planned {planned >> 20} MiB, taken {taken >> 20}, block {block}")
     assert taken <= 1.25 * planned
+    assert planned <= LOOSE * taken
     if "memory" in options:
         assert block < x[0]
         assert planned <= options["memory"]

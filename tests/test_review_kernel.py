@@ -14,9 +14,10 @@ from ntk_fed.errors import (
     OutOfMemoryError,
     RunFolderError,
     ShapeMismatchError,
+    UnknownNameError,
 )
 from ntk_fed.jacobians import by_backward_passes
-from ntk_fed.kernel import gram, kernel_operator, layerwise, plan
+from ntk_fed.kernel import gram, gram_matrix, kernel_operator, layerwise, plan
 from ntk_fed.models import TwoLayerReLU
 from ntk_fed.params import frozen_state, trainable
 
@@ -341,3 +342,69 @@ def test_a_plan_knows_of_files_and_layers():
     assert plan(model, x, memory=matrix, on_disk=True).bytes <= matrix
     whole, layers = plan(model, x), plan(model, x, by_layer=True)
     assert layers.bytes - whole.bytes == 3 * matrix  # four parameters
+
+
+def test_an_operator_takes_the_dtype_of_the_parameters():
+    """Token numbers are integers, vectors of outputs are not."""
+    model = torch.nn.Sequential(torch.nn.Embedding(7, 3), torch.nn.Flatten()).double()
+    x = torch.tensor([[1, 2], [3, 3]])
+    operator, v = kernel_operator(model, x), torch.linspace(0.1, 0.9, 12).double()
+    matrix = gram_matrix(gram(model, x, outputs="full"))
+    assert_close(operator.torch(v), matrix @ v, rtol=1e-12, atol=0)
+    with torch.no_grad():
+        model[0].weight.mul_(2)  # a snapshot: products are of one kernel
+    assert_close(operator.torch(v), matrix @ v, rtol=1e-12, atol=0)
+
+
+def test_an_operator_leaves_its_inputs_alone():
+    model = Made(lambda self, x: self.layer(x.mul_(2)), layer=torch.nn.Linear(3, 1))
+    x = torch.ones(4, 3, requires_grad=True)
+    before = x.detach().clone()
+    assert kernel_operator(model, x) @ np.ones(4) == pytest.approx(4 * (4 * 3 + 1.0))
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    "select", [[False, True], torch.tensor([True, False]), [0.0], "0", [1, 1]]
+)
+def test_what_is_no_list_of_outputs_is_refused(select):
+    with pytest.raises(ValueError, match="select must be different whole numbers"):
+        gram(torch.nn.Linear(3, 2), torch.ones(2, 3), select=select)
+
+
+def test_complex_networks_are_refused():
+    model, x = torch.nn.Linear(3, 2), torch.ones(2, 3)
+    turned = Made(lambda self, x: self.layer(x) * (1 + 2j), layer=model)
+    for function in (gram, kernel_operator, plan):
+        with pytest.raises(ValueError, match="real numbers"):
+            function(turned, x)
+    with pytest.raises(ValueError, match="must be real"):
+        gram(torch.nn.Linear(3, 2, dtype=torch.complex64), x)
+
+
+def test_an_error_names_what_is_wrong():
+    model, x = torch.nn.Linear(3, 2), torch.ones(2, 3)
+    for options, words in (
+        ({"outputs": "Full"}, "Did you mean 'full'"),
+        ({"engine": "x"}, "engine"),
+        ({"processes": 0}, "processes must be an int"),
+        ({"memory": -1}, "memory must be a positive"),
+        ({"memory": float("nan")}, "memory must be a positive"),
+    ):
+        for function in (gram, plan):
+            with pytest.raises((ValueError, UnknownNameError), match=words):
+                function(model, x, **options)
+    with pytest.raises(NonFiniteError, match="x2 has 3 non-finite"):
+        gram(model, x, x[:1] / 0)
+    with pytest.raises(ValueError, match=r"must be a torch\.nn\.Module, got function"):
+        gram(lambda x: x, x)
+
+
+def test_samples_that_mix_and_outputs_at_random_are_told_apart():
+    layer, x = torch.nn.Linear(3, 2), torch.randn(9, 3)
+    mixing = Made(lambda self, x: self.layer(x) + x.mean(), layer=layer)
+    with pytest.raises(NotPerSampleError, match="the other samples of the batch"):
+        gram(mixing, x)
+    noisy = Made(lambda self, x: self.layer(x) + torch.randn(1), layer=layer)
+    with pytest.raises(NotPerSampleError, match="it is random"):
+        gram(noisy, x)

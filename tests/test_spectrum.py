@@ -652,15 +652,19 @@ def test_what_a_search_cannot_do_is_still_right(kind):
 
 @pytest.mark.parametrize("span", [65, 300])
 def test_graded_matrices_beyond_the_range_of_a_solve(span):
-    """Positive definite by rows; the smallest eigenvalue about 4**-span."""
+    """The smallest eigenvalue is 4**-span, a diagonal entry, or half of it at least.
+
+    Rows of ``near`` leave it 1/2 (Gershgorin), and so ``gram`` is ``scale**2 / 2`` at
+    least; powers of two lose nothing.
+    """
     n = 520
     scale = 2.0 ** -np.linspace(0, span, n).round()
     near = np.eye(n) + 0.25 * (np.eye(n, k=1) + np.eye(n, k=-1))
     gram = tensor(scale[:, None] * near * scale)
     found = smallest(gram)
     assert found.certified
-    assert found.lower <= 2.0 * 4.0**-span  # a diagonal entry bounds it
-    assert found.upper >= 0.0
+    assert found.lower <= 4.0**-span
+    assert found.upper >= 0.5 * 4.0**-span
     assert at_least(gram, 1e-3) is Verdict.fails
 
 
@@ -676,7 +680,28 @@ def test_a_search_that_is_wrong_costs_time_and_not_truth(monkeypatch):
     truth = np.linalg.eigvalsh(gram)[0]
     assert found.certified
     assert found.lower <= truth * (1 + 1e-12)
+    assert found.upper >= truth * (1 - 1e-12)
     assert found.width <= 1e-3 * found.lower
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3, 4])
+def test_a_search_of_many_rows_takes_more_solves_and_errs_less(seed, monkeypatch):
+    """A third of the rows that ``_CAREFUL`` names, and then six times as many."""
+    matrix = symmetric_matrix(tensor(kernel(600, seed)))
+    truth = np.linalg.eigvalsh(matrix.entries)[0]
+    plain, solves = search.lanczos, []
+
+    def counted(solve, start, steps):
+        return plain(lambda v: solves.append(1) or solve(v), start, steps)
+
+    monkeypatch.setattr(search, "lanczos", counted)
+    quick = search.smallest(matrix, 4e-3)
+    few = len(solves)
+    monkeypatch.setattr(search, "_CAREFUL", 100)
+    careful = search.smallest(matrix, 4e-3)
+    assert len(solves) - few > few
+    # Errors of 1e-6 of it and more, where those of ``eigvalsh`` are about 1e-10.
+    assert 0 < careful.value - truth < quick.value - truth
 
 
 def test_the_condition_number_lies_between_the_ratios_of_the_bounds():

@@ -5,6 +5,7 @@ Floor 5.
 
 import dataclasses
 import math
+from fractions import Fraction
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,8 @@ from ntk_fed.errors import ShapeMismatchError
 from ntk_fed.fedkernel.local import LocalOperator
 from ntk_fed.measured import Enclosure
 from ntk_fed.spectrum import smallest_generalised
+from ntk_fed.spectrum.extreme import check_options
+from ntk_fed.spectrum.rounding import round_down, round_up
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -98,15 +101,21 @@ class FederatedKernel:
         smallest = values.min().item()
         return values.max().item() / smallest if smallest > 0 else math.inf
 
-    def smallest_certified(self, *, rtol: float = 1e-3) -> Enclosure:
+    def smallest_certified(
+        self, *, rtol: float = 1e-3, forming_error: float = 0.0
+    ) -> Enclosure:
         """The smallest eigenvalue of ``ΘP``, between bounds proven for what is stored.
 
         It is that of the pair ``(Θ, P⁻¹)`` over the samples that clients hold, and what
         :attr:`rate` rests on where steps are small. ``P⁻¹`` is formed in float64 from
-        the clients' eigenpairs; that rounding is not in the bounds.
+        the clients' eigenpairs; that rounding is not in the bounds, and the note says
+        so.
 
         Args:
-            rtol: wanted relative width.
+            rtol: wanted relative width, before the forming error.
+            forming_error: bound on the spectral norm of the stored Gram less the one
+                meant; it moves an eigenvalue of the pair by at most the largest
+                eigenvalue of ``P`` times as much.
 
         Raises:
             ValueError: ``P`` is not positive definite on the samples that clients hold.
@@ -130,7 +139,19 @@ class FederatedKernel:
             inverse[rows[:, None], rows] = (block + block.T) / 2
         held = torch.cat([client.rows for client in self.clients]).sort().values
         on = (held[:, None], held)
-        return smallest_generalised(self.gram[on], inverse[on], rtol=rtol)
+        check_options(rtol, forming_error)
+        found = smallest_generalised(self.gram[on], inverse[on], rtol=rtol)
+        largest = max(Fraction(c.values.max().item()) for c in self.clients)
+        widening = Fraction(forming_error) * largest
+        notes = [found.note, "for P⁻¹ as formed in float64"]
+        if forming_error:
+            notes.append(f"both bounds hold a forming error of {forming_error:.3e}")
+        return dataclasses.replace(
+            found,
+            lower=round_down(Fraction(found.lower) - widening),
+            upper=round_up(Fraction(found.upper) + widening),
+            note="; ".join(note for note in notes if note),
+        )
 
     def apply_p(self, residual: Float[Tensor, "N k"]) -> Float[Tensor, "N k"]:
         """``P r``; zero where no client holds the sample."""

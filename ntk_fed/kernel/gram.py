@@ -18,13 +18,10 @@ from ntk_fed.inputs import check_inputs, check_per_sample
 from ntk_fed.kernel.assemble import Job, Side, assemble
 from ntk_fed.kernel.forming import forming_error
 from ntk_fed.kernel.plan import choose
+from ntk_fed.kernel.request import check_request
 from ntk_fed.kernel.select import Selected
 from ntk_fed.kernel.tiles import TiledFile
-from ntk_fed.names import require_known
 from ntk_fed.params import call, cast, complete, frozen_state, own_buffers
-
-OUTPUTS = ("trace", "full", "diagonal")
-ENGINES = ("auto", "jacobian", "layerwise")
 
 
 @torch.inference_mode(False)
@@ -102,10 +99,7 @@ def gram(
         tensor([[4., 4.],
                 [4., 4.]])
     """
-    require_known("outputs", outputs, OUTPUTS)
-    require_known("engine", engine, ENGINES)
-    if processes < 1:
-        raise ValueError(f"processes must be at least 1, got {processes}.")
+    check_request(model, outputs, engine, processes, memory)
     if select is not None:
         model = Selected(model, select)
     symmetric = x2 is None and params2 is None
@@ -116,13 +110,14 @@ def gram(
         )
     if by_layer and out is not None:
         raise ValueError("out= holds one matrix; with by_layer=True there are many.")
-    left = right = _side(model, x, params, dtype)
+    left = right = _side(model, x, params, dtype, "x")
     if not symmetric:
         right = _side(
             model,
             x if x2 is None else x2,
             params if params2 is None else params2,
             dtype,
+            "x" if x2 is None else "x2",
         )
         check_per_sample(model, right.params, right.state, right.x)
     plan = choose(
@@ -180,10 +175,11 @@ def _side(
     x: Tensor,
     params: Mapping[str, Tensor] | None,
     dtype: torch.dtype | None,
+    name: str,
 ) -> Side:
     values = {k: cast(v, dtype) for k, v in complete(model, params).items()}
     x = cast(x, dtype)
-    check_inputs(x, values)
+    check_inputs(x, values, name=name)
     x = x.clone() if x.is_inference() else x.detach()
     return Side(model, values, frozen_state(model, dtype), x)
 

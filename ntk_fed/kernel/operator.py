@@ -26,11 +26,14 @@ class KernelOperator(LinearOperator):
     def __init__(
         self, model: torch.nn.Module, params: Params, x: Tensor, batch: int
     ) -> None:
-        self.model, self.params, self.x, self.batch = model, params, x, batch
+        self.model, self.x, self.batch = model, x.detach(), batch
+        self.params = {name: value.clone() for name, value in params.items()}
         self.state = frozen_state(model)
         self.outputs = self._call(params, x[:1]).shape[1]
         size = len(x) * self.outputs
-        super().__init__(np.dtype(str(x.dtype).removeprefix("torch.")), (size, size))
+        self.like = next(iter(params.values()))
+        dtype = np.dtype(str(self.like.dtype).removeprefix("torch."))
+        super().__init__(dtype, (size, size))
 
     def torch(self, vector: Tensor) -> Tensor:
         """The product with a torch tensor ``(n, o)`` or ``(n·o,)``, of the same shape.
@@ -38,7 +41,7 @@ class KernelOperator(LinearOperator):
         Args:
             vector: values of the outputs on the samples.
         """
-        v = vector.reshape(len(self.x), self.outputs).to(self.x)
+        v = vector.reshape(len(self.x), self.outputs).to(self.like)
         direction = {k: torch.zeros_like(p) for k, p in self.params.items()}
         for part, own in zip(
             self.x.split(self.batch), v.split(self.batch), strict=True
@@ -58,8 +61,8 @@ class KernelOperator(LinearOperator):
         return torch.cat(pieces).reshape(vector.shape)
 
     def _call(self, params: Params, x: Tensor) -> Tensor:
-        # Copies: a layer may update its buffers.
-        return call(self.model, params, x, own_buffers(self.model, self.state))
+        # Copies: a layer may update its buffers, or what it is given.
+        return call(self.model, params, x.clone(), own_buffers(self.model, self.state))
 
     def _matvec(self, x: np.ndarray) -> np.ndarray:
         vector = torch.from_numpy(np.ascontiguousarray(x.reshape(-1)))
@@ -80,13 +83,15 @@ def kernel_operator(
 
     Args:
         model: network returning ``(n, o)``; forward-mode differentiable.
-        x: inputs, ``(n, ...)``, floating.
-        params: parameters to take it at; names left out are the model's own.
+        x: inputs, ``(n, ...)``.
+        params: parameters to take it at; names left out are the model's own, as they
+            are now.
         batch: samples per pass.
 
     Raises:
         NotPerSampleError: an output depends on chance or on other samples.
-        ValueError: ``batch`` below 1.
+        ValueError: ``batch`` below 1, parameters that are not float32 or float64, or an
+            operation without forward-mode derivatives.
 
     Cost:
         Two passes over the data per product.
@@ -100,5 +105,20 @@ def kernel_operator(
         raise ValueError(f"batch must be at least 1, got {batch}.")
     values = complete(model, params)
     check_inputs(x, values)
+    dtype = next(iter(values.values())).dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"parameters must be float32 or float64, got {dtype}. Convert the model, "
+            "e.g. model.float()."
+        )
     check_per_sample(model, values, frozen_state(model), x)
+    one = KernelOperator(model, values, x[:1], 1)
+    try:  # what cannot be done is to show here, not at the first product
+        one.torch(torch.ones(one.outputs))
+    except (NotImplementedError, RuntimeError) as error:
+        raise ValueError(
+            "model has an operation without forward-mode derivatives: "
+            f"{str(error).splitlines()[0]} Replace it (attention: torch.nn.attention."
+            "sdpa_kernel with SDPBackend.MATH), or form the kernel by gram."
+        ) from error
     return KernelOperator(model, values, x, batch)

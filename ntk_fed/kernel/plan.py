@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ntk_fed.errors import OutOfMemoryError
-from ntk_fed.inputs import check_per_sample
+from ntk_fed.inputs import check_inputs, check_per_sample
 from ntk_fed.kernel.probe import Probe, probe
+from ntk_fed.kernel.request import check_request
 from ntk_fed.kernel.select import Selected
 from ntk_fed.kernel.terms import COLUMNS, band
 from ntk_fed.params import Params, call, cast, complete, frozen_state, own_buffers
@@ -132,12 +133,15 @@ def plan(
 
     Raises:
         OutOfMemoryError: result and smallest block exceed ``memory``.
+        ValueError: as :func:`gram`.
 
     Cost:
         A few passes over at most six samples.
     """
+    check_request(model, outputs, engine, processes, memory)
     model = model if select is None else Selected(model, select)
     values = {k: cast(v, dtype) for k, v in complete(model, params).items()}
+    check_inputs(cast(x, dtype), values)
     return choose(
         model,
         values,
@@ -220,7 +224,7 @@ def choose(
         other = ", ".join(f"{name} {count:.3g}" for name, count in totals.items())
         why = f"{words[engine]}; operations: {other}"
     per_pair = {"trace": 1, "diagonal": o, "full": o * o}[outputs] * itemsize
-    available = free_memory(x.device) // 2 if memory is None else memory
+    available = free_memory(x.device) // 2 if memory is None else int(memory)
     result = 0 if on_disk else n * n2 * per_pair * kernels
     cost, largest = costs[engine], max(n, n2)
     copies = 0 if processes == 1 else (p + x.numel() + x2.numel()) * itemsize

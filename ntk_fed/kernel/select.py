@@ -5,6 +5,7 @@ Floor 4.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +29,15 @@ class Selected(torch.nn.Module):
         self.__dict__["_modules"] = model._modules
         self.__dict__["whole"] = model
         self.training = model.training
-        self.outputs = [int(k) for k in outputs]
+        self.outputs = list(outputs)
+        if isinstance(outputs, torch.Tensor):
+            self.outputs = outputs.tolist()
+        whole = all(type(k) is int or isinstance(k, np.integer) for k in self.outputs)
+        if not whole or len(set(self.outputs)) < len(self.outputs):
+            raise ValueError(
+                f"select must be different whole numbers, the outputs counted from 0, "
+                f"got {outputs!r}. From a mask: mask.nonzero().flatten()."
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, o)`` in, ``(n, len(outputs))`` out."""

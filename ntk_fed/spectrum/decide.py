@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 from torch import Tensor
 
-from ntk_fed.measured import Verdict, compare, exact
+from ntk_fed.measured import Verdict
 from ntk_fed.spectrum.certificate import factorised, upper_bound
 from ntk_fed.spectrum.extreme import check_options, enclosure
 from ntk_fed.spectrum.rounding import gamma, round_up, underflow
@@ -37,13 +37,14 @@ def at_least(
     Raises:
         ValueError: as :func:`smallest_eigenvalue`, or the threshold is not finite.
     """
-    threshold = float(threshold)
     if not math.isfinite(threshold):
         raise ValueError(f"threshold must be a finite number, got {threshold!r}.")
+    # Whole numbers may be none of float64: they are not rounded either.
+    exactly = Fraction(threshold if isinstance(threshold, int) else float(threshold))
     check_options(1.0, forming_error)
     answer = Verdict.holds
     for part in symmetric_matrix(gram).apart():
-        verdict = _part_at_least(part, threshold, forming_error)
+        verdict = _part_at_least(part, exactly, forming_error)
         if verdict is Verdict.fails:
             return verdict
         answer = verdict if verdict is Verdict.undecided else answer
@@ -51,12 +52,12 @@ def at_least(
 
 
 def _part_at_least(
-    matrix: SymmetricMatrix, threshold: float, forming_error: float | int
+    matrix: SymmetricMatrix, threshold: Fraction, forming_error: float | int
 ) -> Verdict:
     diagonal = np.diagonal(matrix.entries)
     n = len(diagonal)
     widening = Fraction(forming_error) / matrix.unit
-    target = Fraction(threshold) / matrix.unit
+    target = threshold / matrix.unit
     # Each diagonal entry is a Rayleigh quotient: the eigenvalue lies at or below it.
     if Fraction(float(diagonal.min())) + matrix.rounding + widening < target:
         return Verdict.fails
@@ -72,4 +73,6 @@ def _part_at_least(
             if vector is not None and upper_bound(matrix, vector) + widening < target:
                 return Verdict.fails
     found = enclosure(matrix, 1, 1.0, True, forming_error)
-    return compare(found, ">=", exact(threshold))
+    if Fraction(found.lower) >= threshold:
+        return Verdict.holds
+    return Verdict.fails if Fraction(found.upper) < threshold else Verdict.undecided

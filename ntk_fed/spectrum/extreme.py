@@ -246,14 +246,24 @@ def shortfall(bounds: tuple[float, float], rtol: float | int) -> str:
 
 
 def check_options(rtol: float | int, forming_error: float | int) -> None:
-    """Refuse tolerances and errors that are no positive or non-negative numbers."""
-    if not (math.isfinite(rtol) and rtol > 0):
+    """Refuse tolerances and errors that are no positive or non-negative floats."""
+    if not (_is_number(rtol) and math.isfinite(rtol) and rtol > 0):
         raise ValueError(f"rtol must be a positive number, got {rtol!r}.")
-    if not (math.isfinite(forming_error) and forming_error >= 0):
+    if not (
+        _is_number(forming_error)
+        and math.isfinite(forming_error)
+        and forming_error >= 0
+    ):
         raise ValueError(
             f"forming_error must be a finite number of at least 0, got "
-            f"{forming_error!r}. It is a bound on a norm, in the unit of gram."
+            f"{forming_error!r}. It is a bound on a norm, in the unit of gram: the "
+            "bound that gram(..., with_error=True) gives, for one."
         )
+
+
+def _is_number(value: object) -> bool:
+    """Is it a Python number? NumPy's float64 is one; others say .item() or float()."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def spectral_norm(
@@ -268,6 +278,7 @@ def spectral_norm(
 
     Raises:
         ValueError: as :func:`smallest_eigenvalue`.
+        NonFiniteError: likewise; also where a bound is beyond float64.
 
     Cost: two extreme eigenvalues.
     """

@@ -18,6 +18,7 @@ from ntk_fed.measured import Enclosure
 from ntk_fed.spectrum.certificate import lower_bound, quadratic_form
 from ntk_fed.spectrum.extreme import (
     WIDENING,
+    check_options,
     room_below,
     shortfall,
     smallest_eigenvalue,
@@ -61,9 +62,10 @@ def smallest_generalised(a: Tensor, b: Tensor, *, rtol: float = 1e-3) -> Enclosu
 
     Example:
         >>> one = torch.eye(2, dtype=torch.float64)
-        >>> smallest_generalised(6 * one, 2 * one).value
+        >>> round(smallest_generalised(6 * one, 2 * one).value, 9)
         3.0
     """
+    check_options(rtol, 0.0)
     left, right = symmetric_matrix(a), symmetric_matrix(b)
     if len(left.entries) != len(right.entries):
         raise ShapeMismatchError(

@@ -93,7 +93,7 @@ def root(square: Fraction) -> Fraction:
 
 def round_up(number: Fraction) -> float:
     """A float64 at least ``number``, less than one step above it."""
-    return -round_down(-number)
+    return -round_down(-number) + 0.0  # and no minus zero
 
 
 def round_down(number: Fraction) -> float:

@@ -205,6 +205,12 @@ def _pieces(
 
 def _check(gram: Tensor) -> None:
     """Refuse what is no square matrix of float32 or float64 numbers."""
+    if not isinstance(gram, Tensor) or gram.layout != torch.strided or gram.is_meta:
+        kind = f"{gram.layout}" if isinstance(gram, Tensor) else type(gram).__name__
+        raise ValueError(
+            f"gram must be a dense torch tensor, got {kind}. Convert it with "
+            "torch.as_tensor or .to_dense()."
+        )
     if gram.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"gram must be float64 (or float32, which converts exactly), got "
@@ -217,3 +223,9 @@ def _check(gram: Tensor) -> None:
         )
     if gram.shape[0] == 0:
         raise ValueError("gram has no rows; an empty matrix has no eigenvalue.")
+    if not np.ldexp(1.0, -1074) * np.ones(1) > 0:
+        raise ValueError(
+            "the processor takes subnormal numbers for zero at the moment, and what it "
+            "does not see nothing can be proven of. Call "
+            "torch.set_flush_denormal(False) first."
+        )

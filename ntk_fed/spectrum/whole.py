@@ -29,7 +29,8 @@ class Summary:
         smallest: certified.
         largest: certified.
         condition_number: ``largest / smallest``, certified from both; the upper bound
-            is infinite unless the smallest is proven positive.
+            is infinite unless the smallest is proven positive, and the whole then an
+            estimate: of a matrix that is not positive definite it is none.
         trace: sum of the diagonal.
         effective_rank: ``trace² / ‖gram‖_F²``, in [1, n] for a non-zero positive
             semi-definite matrix; NaN for the zero matrix.
@@ -90,7 +91,7 @@ def _condition_number(smallest: Enclosure, largest: Enclosure) -> Enclosure:
         if smallest.upper > 0:
             ratio = Fraction(largest.lower) / Fraction(smallest.upper)
             lower = max(lower, round_down(ratio))
-        return Enclosure(math.inf, lower, math.inf, True, "ratio of enclosures", note)
+        return Enclosure(math.inf, lower, math.inf, False, "ratio of enclosures", note)
     low = Fraction(largest.lower) / Fraction(smallest.upper)
     high = Fraction(largest.upper) / Fraction(smallest.lower)
     lower, upper = round_down(low), round_up(high)

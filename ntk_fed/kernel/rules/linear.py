@@ -31,10 +31,13 @@ class _ByBlas(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        flat = blas.product(input.reshape(-1, input.shape[-1]), weight.T)
+        # No view is handed out: what follows may change it in place.
+        found = input.new_empty(*input.shape[:-1], len(weight))
+        flat = found.view(-1, len(weight))
+        blas.product(input.reshape(-1, input.shape[-1]), weight.T, out=flat)
         if bias is not None:
             flat += bias
-        return flat.view(*input.shape[:-1], len(weight))
+        return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
