@@ -105,7 +105,8 @@ def test_a_kernel_is_the_same_by_either_library(outputs, bias, choices, monkeypa
     """Dense layers then go through NumPy forwards and backwards as well."""
     monkeypatch.setattr(blas, "_WORTH_IT", 1)
     torch.manual_seed(0)
-    layers = [nn.Linear(7, 9, bias), nn.Tanh(), nn.Linear(9, 11, bias), nn.ReLU()]
+    gate = nn.ReLU(inplace=True)  # changes what the dense layer gave
+    layers = [nn.Linear(7, 9, bias), nn.Tanh(), nn.Linear(9, 11, bias), gate]
     model = nn.Sequential(*layers, nn.Linear(11, 3, bias)).double()
     x = torch.randn(20, 7, dtype=torch.float64)
     found, calls, multiplied = {}, [], blas._multiplied

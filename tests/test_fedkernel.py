@@ -292,6 +292,20 @@ def test_the_smallest_eigenvalue_of_a_round_is_certified(clients, generator):
     assert found.value == pytest.approx(truth, rel=1e-10)
 
 
+def test_a_forming_error_widens_the_pair_by_as_much_as_it_can_move_it(generator):
+    """‖P^½EP^½‖ is at most ‖E‖ times the largest eigenvalue of P."""
+    _, split, gram, *_ = problem(1, generator)
+    step_size = stable_step_size(gram, split, 1)
+    kernel = federated_kernel(gram, split, local_steps=7, step_size=step_size)
+    one = torch.eye(len(gram), dtype=gram.dtype)
+    largest = torch.linalg.eigvalsh(kernel.apply_p(one))[-1].item()
+    plain = kernel.smallest_certified()
+    wide = kernel.smallest_certified(forming_error=0.5)
+    assert plain.lower - wide.lower == pytest.approx(0.5 * largest, rel=1e-9)
+    assert wide.upper - plain.upper == pytest.approx(0.5 * largest, rel=1e-9)
+    assert "forming error of 5.000e-01" in wide.note
+
+
 def test_an_indefinite_p_has_no_certified_pair(generator):
     _, split, gram, *_ = problem(1, generator)
     step_size = stable_step_size(gram, split, 1, largest=2.5)

@@ -1,5 +1,6 @@
 """The pair's smallest eigenvalue against exact inertia, its laws, its refusals."""
 
+import dataclasses
 import math
 from fractions import Fraction
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from test_spectrum import exact_pivots, kernel
 from ntk_fed.errors import ShapeMismatchError
 from ntk_fed.spectrum import pencil, smallest_eigenvalue
 from ntk_fed.spectrum.pencil import smallest_generalised
+from ntk_fed.spectrum.symmetric import symmetric_matrix
 
 many = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 
@@ -114,3 +116,14 @@ def test_what_is_no_pair_is_refused():
     with pytest.raises(ValueError, match="b must be positive definite"):
         smallest_generalised(one, one - torch.ones(3, 3, dtype=torch.float64))
     assert math.isfinite(smallest_generalised(-one, one).lower)
+
+
+def test_what_preparing_both_matrices_rounded_counts_in_their_difference():
+    """Far too much for real matrices, so that each part shows."""
+    a, b = pair(4, 0, "plain")
+    left = dataclasses.replace(symmetric_matrix(tensor(a)), rounding=Fraction(1, 4))
+    right = dataclasses.replace(symmetric_matrix(tensor(b)), rounding=Fraction(1, 8))
+    meant = Fraction(1, 4) + 3 * Fraction(1, 8)
+    for shift in (3.0, -3.0):
+        found = pencil._difference(left, right, shift).rounding
+        assert meant < found < meant + Fraction(1, 10**12)

@@ -838,3 +838,84 @@ def test_an_enclosure_of_a_kernel_takes_two_factors(n, monkeypatch):
     found = smallest(gram, rtol=1e-3)
     assert len(calls) == 2
     assert found.note == ""
+
+
+@pytest.mark.parametrize("power", [-600, 600])
+def test_a_forming_error_is_in_the_unit_of_the_matrix_handed_in(power):
+    """Entries so far from 1 are scaled inside; what widens the bounds is not."""
+    matrix = torch.eye(12, dtype=torch.float64) + 1.0
+    plain = smallest(matrix, forming_error=0.25)
+    scaled = smallest(matrix * 2.0**power, forming_error=math.ldexp(0.25, power))
+    assert scaled.lower == math.ldexp(plain.lower, power)
+    assert scaled.upper == math.ldexp(plain.upper, power)
+    for threshold, answer in (
+        (0.7, Verdict.holds),
+        (0.8, Verdict.undecided),
+        (1.2, Verdict.undecided),
+        (1.3, Verdict.fails),
+    ):
+        found = at_least(
+            matrix * 2.0**power,
+            math.ldexp(threshold, power),
+            forming_error=math.ldexp(0.25, power),
+        )
+        assert found is answer
+
+
+@pytest.mark.parametrize("power", [-600, 0, 600])
+def test_a_diagonal_entry_within_the_forming_error_decides_nothing(power):
+    """The shortcut by diagonal entries knows of what may be off, in the right unit."""
+    matrix = torch.tensor([[1.0, 1e-9], [1e-9, 3.0]], dtype=torch.float64)
+    unit = 2.0**power
+    for error, answer in ((0.2, Verdict.undecided), (0.05, Verdict.fails)):
+        found = at_least(matrix * unit, 1.1 * unit, forming_error=error * unit)
+        assert found is answer
+
+
+def test_a_diagonal_entry_within_the_asymmetry_decides_nothing():
+    """The symmetric part was rounded: a threshold within that is not below the entry.
+
+    With two rows the smallest eigenvalue is the first entry but for 1e-30.
+    """
+    matrix = torch.tensor([[1.0, 2e-16], [0.0, 3.0]], dtype=torch.float64)
+    rounding_ = symmetric_matrix(matrix).rounding
+    assert rounding_ > 0
+    threshold = math.nextafter(1.0, math.inf)
+    assert Fraction(threshold) - 1 < rounding_
+    assert at_least(matrix, threshold) is Verdict.undecided
+
+
+def test_one_block_read_off_proves_nothing_of_the_others():
+    """The diagonal part is exact in any case, the other was not proven."""
+    matrix = torch.zeros(6, 6, dtype=torch.float64)
+    matrix[:2, :2] = torch.diag(torch.tensor([5.0, 6.0]))
+    matrix[2:, 2:] = torch.eye(4) + 1.0
+    assert not smallest(matrix, certify=False).certified
+    assert smallest(matrix).certified
+
+
+def test_whole_thresholds_are_not_rounded():
+    """2**53 + 1 is no float64."""
+    matrix = torch.eye(2, dtype=torch.float64) * 2.0**53
+    assert at_least(matrix, 2**53 + 1) is Verdict.fails
+    assert at_least(matrix, 2**53) is Verdict.holds
+
+
+def test_nothing_is_proven_while_subnormals_are_flushed():
+    matrix = torch.diag(torch.tensor([-1e-40, 1.0]))
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor does not flush")
+    try:
+        with pytest.raises(ValueError, match="set_flush_denormal"):
+            smallest(matrix)
+        with pytest.raises(ValueError, match="set_flush_denormal"):
+            at_least(matrix, 0.0)
+    finally:
+        torch.set_flush_denormal(False)
+    assert smallest(matrix).upper < 0
+
+
+def test_the_condition_of_what_is_not_positive_is_not_certified():
+    found = whole.summary(torch.diag(torch.tensor([-2.0, 1.0], dtype=torch.float64)))
+    assert not found.condition_number.certified
+    assert found.condition_number.upper == math.inf
