@@ -484,7 +484,7 @@ def test_what_cannot_be_sent_to_another_process_is_said(seed):
     model.note = lambda: None  # a function without a name to be found by
     with pytest.raises(ValueError, match="cannot be sent to another process"):
         gram(model, x, processes=2)
-    with pytest.raises(ValueError, match="processes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="processes must be an int of at least 1"):
         gram(model, x, processes=0)
 
 
