@@ -295,7 +295,7 @@ def test_what_preparing_rounds_away_is_bounded_and_counted(power, n, seed):
 
 
 def test_the_residual_form_survives_a_wrong_factor(monkeypatch):
-    """And the other form does not, which is why it is not the default."""
+    """And the other form does not: it is for libraries that are known."""
     given_matrix = symmetric("negative", 5, 3)
     matrix = symmetric_matrix(tensor(given_matrix))
     truth = np.linalg.eigvalsh(given_matrix)[0]
@@ -303,7 +303,10 @@ def test_the_residual_form_survives_a_wrong_factor(monkeypatch):
         monkeypatch, lambda factor: np.triu(np.nan_to_num(factor)) + np.eye(5)
     )
     shift = float(truth + 0.05)
-    assert is_lower(given_matrix, certificate.lower_bound(matrix, shift))
+    true = certificate.lower_bound(matrix, shift, form="residual")
+    assert is_lower(given_matrix, true)
+    monkeypatch.setattr(certificate, "substitutes", lambda: False)
+    assert certificate.lower_bound(matrix, shift) == true  # of an unknown library
     false = certificate.lower_bound(matrix, shift, form="cholesky")
     assert not is_lower(given_matrix, false)
 
@@ -919,3 +922,26 @@ def test_the_condition_of_what_is_not_positive_is_not_certified():
     found = whole.summary(torch.diag(torch.tensor([-2.0, 1.0], dtype=torch.float64)))
     assert not found.condition_number.certified
     assert found.condition_number.upper == math.inf
+
+
+def test_the_form_is_chosen_by_library_and_by_what_it_costs(monkeypatch):
+    """The a priori bound where it is known to hold and blunts nothing."""
+    matrix = symmetric_matrix(torch.eye(30, dtype=torch.float64) + 1.0)
+    by_form = {
+        form: {s: certificate.lower_bound(matrix, s, form=form) for s in (0.5, 1e-12)}
+        for form in ("residual", "cholesky")
+    }
+    monkeypatch.setattr(certificate, "substitutes", lambda: True)
+    assert certificate.lower_bound(matrix, 0.5) == by_form["cholesky"][0.5]
+    assert certificate.lower_bound(matrix, 1e-12) == by_form["residual"][1e-12]
+    monkeypatch.setattr(certificate, "substitutes", lambda: False)
+    assert certificate.lower_bound(matrix, 0.5) == by_form["residual"][0.5]
+    assert by_form["residual"][0.5] > by_form["cholesky"][0.5]
+    original = certificate.scipy.show_config(mode="dicts")
+    monkeypatch.undo()
+    certificate.substitutes.cache_clear()
+    original["Build Dependencies"]["lapack"]["name"] = "mkl-sdl"
+    with monkeypatch.context() as patch:
+        patch.setattr(certificate.scipy, "show_config", lambda **_: original)
+        assert not certificate.substitutes()
+    certificate.substitutes.cache_clear()

@@ -9,12 +9,14 @@ few numbers that such a step leaves are combined in exact rational arithmetic, s
 the formulas read as on paper; ``rounding`` holds the bounds and the way back.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Literal
 
 import numpy as np
+import scipy
 import scipy.linalg
 from jaxtyping import Float
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
@@ -35,12 +37,13 @@ dgemm, dtrsm = get_blas_funcs(("gemm", "trsm"), dtype=np.float64)
 Form = Literal["residual", "cholesky"]
 _BAND = 256  # rows worked on together
 _ACROSS = 512  # columns worked on together
+_SHARP = Fraction(1, 2**13)  # of the shift: an a priori error that costs no digit
 _BEYOND = 32  # rows from a refused one on, looked at together
 _PIECE = 2**18  # entries moved together
 
 
 def lower_bound(
-    matrix: SymmetricMatrix, shift: float, *, form: Form = "residual"
+    matrix: SymmetricMatrix, shift: float, *, form: Form | None = None
 ) -> Fraction | None:
     r"""A proven lower bound a little below ``shift``, if ``shift`` lies low enough.
 
@@ -61,14 +64,16 @@ def lower_bound(
     Args:
         matrix: from :func:`symmetric_matrix`.
         shift: in the unit of ``matrix.entries``, at most about n times its largest.
-        form: how the error is bounded.
+        form: how the error is bounded; ``None`` takes the a priori bound where SciPy's
+            LAPACK is known to substitute and the bound is small beside ``shift``, and
+            the residual elsewhere.
 
     Returns:
         The bound in the unit of ``matrix.entries``, or ``None``.
 
     Cost:
-        n³/6 multiplications for the factor and as many for the product; memory n²
-        numbers beside the matrix.
+        n³/6 multiplications for the factor, and as many for the product where the
+        residual is formed; memory n² numbers beside the matrix.
 
     Source:
         Rump (2006), BIT 46:433; Higham (2002), theorem 10.3.
@@ -77,7 +82,7 @@ def lower_bound(
 
 
 def factorised(
-    matrix: SymmetricMatrix, shift: float, *, form: Form = "residual"
+    matrix: SymmetricMatrix, shift: float, *, form: Form | None = None
 ) -> tuple[Fraction | None, Float[np.ndarray, " n"] | None]:
     """:func:`lower_bound`, and if the factorisation was refused a vector that says why.
 
@@ -97,12 +102,14 @@ def factorised(
         return None, _witness(matrix, factor, order, shift)
     if not _is_factor(factor):
         return None, None
-    if form == "cholesky":
-        trace = Fraction(math.fsum(diagonal)) * (1 + 2 * UNIT)  # fsum rounds once
-        ratio = gamma(n + 3) / (1 - gamma(n + 3))
-        error = ratio * trace + 3 * n * (2 * n + Fraction(diagonal.max())) * TINY
-        error += underflow(n)
-    else:
+    trace = Fraction(math.fsum(diagonal)) * (1 + 2 * UNIT)  # fsum rounds once
+    ratio = gamma(n + 3) / (1 - gamma(n + 3))
+    error = ratio * trace + 3 * n * (2 * n + Fraction(diagonal.max())) * TINY
+    error += underflow(n)
+    if form is None:
+        sharp = error <= abs(Fraction(shift)) * _SHARP
+        form = "cholesky" if sharp and substitutes() else "residual"
+    if form == "residual":
         # |RᵀR as computed - RᵀR| <= gamma(n) |Rᵀ||R|, whose norm is at most ‖R‖_F².
         error = gamma(n) * sum_of_squares([factor])
         residual = _residual(factor, matrix.entries, diagonal)
@@ -110,6 +117,18 @@ def factorised(
             return None, None
         error += (1 + UNIT) * residual + underflow(n)
     return Fraction(shift) - error - matrix.rounding, None
+
+
+@functools.cache
+def substitutes() -> bool:
+    """Is SciPy's LAPACK one whose Cholesky factor comes from substitution?
+
+    The reference one and OpenBLAS's do, in blocks of any size (their source is open);
+    of others nothing is known here.
+    """
+    config: dict = scipy.show_config(mode="dicts") or {}
+    name = config.get("Build Dependencies", {}).get("lapack", {}).get("name", "")
+    return any(known in name.lower() for known in ("openblas", "netlib"))
 
 
 def _witness(

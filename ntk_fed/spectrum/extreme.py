@@ -134,7 +134,7 @@ def enclosure(
         value, vector, lower, note = _bottom(signed, sign, rtol, certify)
         if lower is not None:
             upper = upper_bound(signed, vector)
-            method = "Cholesky certificate in residual form, Rayleigh quotient"
+            method = "Cholesky certificate, Rayleigh quotient"
             notes.append(note)
         else:
             error = _residual(signed, value, vector) + matrix.rounding
