@@ -62,8 +62,9 @@ def smallest_eigenvalue(
         NotSymmetricError: ``gram`` differs from its transpose by more than rounding.
 
     Cost:
-        Most often one factorisation in float32 (n³/6 multiplications) to find it, and a
-        certificate of twice as many in float64; at worst two searches of four
+        Most often one factorisation in float32 (n³/6 multiplications) to find it, and
+        one in float64 to prove it (twice as many multiplications where the library is
+        not known to substitute, or much rounds); at worst two searches of four
         factorisations, each with a certificate. A reduction of 2/3 n³ slow
         multiplications where the matrix is small, not positive definite or beyond the
         search. Memory one matrix beside ``gram``.
