@@ -4,6 +4,7 @@ The oracle is elimination in fractions: whether a matrix of floats less a float 
 the identity is positive semi-definite is decided without any rounding.
 """
 
+import copy
 import dataclasses
 import math
 from fractions import Fraction
@@ -937,7 +938,7 @@ def test_the_form_is_chosen_by_library_and_by_what_it_costs(monkeypatch):
     monkeypatch.setattr(certificate, "substitutes", lambda: False)
     assert certificate.lower_bound(matrix, 0.5) == by_form["residual"][0.5]
     assert by_form["residual"][0.5] > by_form["cholesky"][0.5]
-    original = certificate.scipy.show_config(mode="dicts")
+    original = copy.deepcopy(certificate.scipy.show_config(mode="dicts"))
     monkeypatch.undo()
     certificate.substitutes.cache_clear()
     original["Build Dependencies"]["lapack"]["name"] = "mkl-sdl"
