@@ -1,9 +1,8 @@
 """Matrix products by the faster of the BLAS libraries present.
 
 Floor 1. torch and NumPy each bring their own; which is faster depends on the processor
-and the dtype (up to a factor of 1.7 was measured, either way). Their threads spin for a
-while after each product and hold up those of the other: with both at work everything
-takes two to four times as long. So one library does a whole job, and where that is
+and the dtype. Their threads spin for a while after each product and hold up those of
+the other: kernels with both at work took up to three times as long. So one library does a whole job, and where that is
 NumPy's, torch rests on one thread meanwhile.
 
 The first job of a dtype that is worth it times both and keeps the winner;

@@ -27,6 +27,7 @@ _shared: Any = None  # in a worker: what all its tasks have in common
 def _start(shared: bytes | None) -> None:
     global _shared
     _single_thread()
+    # Bytes that this program pickled itself, for its own workers: nothing from outside.
     _shared = None if shared is None else pickle.loads(shared)
 
 

@@ -127,6 +127,7 @@ class FederatedKernel:
             >>> federated.smallest_certified().lower > 0  # doctest: +SKIP
             True
         """
+        check_options(rtol, forming_error)
         if not (self.clients and math.isfinite(self.condition)):
             raise ValueError(
                 "the pair needs P positive definite on the samples that clients hold; "
@@ -139,7 +140,6 @@ class FederatedKernel:
             inverse[rows[:, None], rows] = (block + block.T) / 2
         held = torch.cat([client.rows for client in self.clients]).sort().values
         on = (held[:, None], held)
-        check_options(rtol, forming_error)
         found = smallest_generalised(self.gram[on], inverse[on], rtol=rtol)
         largest = max(Fraction(c.values.max().item()) for c in self.clients)
         widening = Fraction(forming_error) * largest

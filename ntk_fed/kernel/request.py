@@ -35,7 +35,10 @@ def check_request(
     require_known("engine", engine, ENGINES)
     if type(processes) is not int or processes < 1:
         raise ValueError(f"processes must be an int of at least 1, got {processes!r}.")
-    if memory is not None and not (isinstance(memory, int | float) and memory > 0):
-        raise ValueError(f"memory must be a positive number of bytes, got {memory!r}.")
-    if memory is not None and not math.isfinite(memory):
-        raise ValueError(f"memory must be finite, got {memory!r}; None is half of all.")
+    if memory is not None and not (
+        isinstance(memory, int | float) and 0 < memory < math.inf
+    ):
+        raise ValueError(
+            f"memory must be a positive number of bytes, got {memory!r}. None is half "
+            "of what is free."
+        )
