@@ -2,8 +2,8 @@
 
 Floor 1. torch and NumPy each bring their own; which is faster depends on the processor
 and the dtype. Their threads spin for a while after each product and hold up those of
-the other: kernels with both at work took up to three times as long. So one library does a whole job, and where that is
-NumPy's, torch rests on one thread meanwhile.
+the other: kernels with both at work took up to three times as long. So one library does
+a whole job, and where that is NumPy's, torch rests on one thread meanwhile.
 
 The first job of a dtype that is worth it times both and keeps the winner;
 ``NTK_FED_BLAS=torch`` or ``numpy`` decides instead. Memory is shared, nothing is
