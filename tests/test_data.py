@@ -6,8 +6,11 @@ import struct
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from ntk_fed import seeds
 from ntk_fed.data import Dataset, load
 from ntk_fed.errors import (
     DataFileError,
@@ -164,7 +167,7 @@ def test_the_cut_of_digits_is_whole_disjoint_and_the_same_for_every_seed():
     assert torch.equal(load("digits", split="test", seed=8).x, parts[1].x)
 
 
-@pytest.mark.parametrize("name", ["digits", "sphere"])
+@pytest.mark.parametrize("name", ["digits", "sphere", "separable"])
 def test_the_same_seed_gives_the_same_samples_and_another_does_not(name):
     first, again, other = (load(name, n=20, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(first.x, again.x)
@@ -174,8 +177,8 @@ def test_the_same_seed_gives_the_same_samples_and_another_does_not(name):
 
 def test_loading_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    load("sphere", n=5)
-    load("digits", n=5)
+    for name in ("sphere", "digits", "separable"):
+        load(name, n=5)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -225,6 +228,98 @@ def test_the_sphere_has_its_defaults_and_unlike_splits():
     assert not torch.equal(parts[1], parts[2])
 
 
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    n=st.integers(1, 40),
+    dimension=st.integers(1, 12),
+    gap=st.floats(0.01, 0.5),
+    split=st.sampled_from(["all", "train", "test"]),
+    normalise=st.booleans(),
+    seed=st.integers(-(2**40), 2**40),
+)
+def test_separable_points_are_of_the_side_their_target_says(
+    n, dimension, gap, split, normalise, seed
+):
+    data = load(
+        "separable",
+        n=n,
+        dimension=dimension,
+        gap=gap,
+        split=split,
+        targets="sign",
+        normalise=normalise,
+        seed=seed,
+    )
+    assert data.direction is not None
+    assert (data.x.shape, data.y.shape) == ((n, dimension), (n, 1))
+    assert data.x.abs().max() <= 1 + (1e-15 if normalise else 0)
+    assert_close(data.direction.norm().item(), 1.0, rtol=0.0, atol=1e-15)
+    margin = data.y.flatten() * (data.x @ data.direction)
+    # A product of 12 terms below 1, summed in another order here; dividing by norms
+    # of at most the root of 12 leaves a part of the gap.
+    least = gap / dimension**0.5 if normalise else gap
+    assert margin.min() >= least - 1e-14
+    assert torch.equal(data.labels, (data.y.flatten() > 0).to(torch.int64))
+
+
+def test_separable_points_are_uniform_beyond_the_gap():
+    n, gap = 10_000, 0.3
+    data = load("separable", gap=gap)
+    assert data.x.shape == (n, 100)
+    assert data.direction is not None
+    # Coordinates in [-1, 1]: Hoeffding, t = 0.08 gives 2.6e-14 for each of the 100;
+    # the law is symmetric, so the mean is 0 beyond the gap too.
+    assert data.x.mean(0).abs().max() < 0.08
+    assert abs(2 * data.labels.to(torch.float64).mean() - 1) < 0.08
+    # A row's mean square has mean 1/3, to the 0.002 that its part along u gains, and
+    # variance 4/45/100; Bernstein at 0.008 for 10,000 rows: below 1e-30.
+    assert abs((data.x**2).mean() - 1 / 3) < 0.01
+    # What lies in the slab is thrown away, not moved to its rim. u·x is nearly normal
+    # with variance 1/3, so about 0.098 of those beyond 0.3 are below 0.35; Hoeffding
+    # at 0.05 for 10,000 points: 4e-22. On the rim there would be 0.4 more.
+    share = ((data.x @ data.direction).abs() < gap + 0.05).to(torch.float64).mean()
+    assert 0.05 < share < 0.15
+
+
+def test_separable_splits_are_unlike_draws_about_one_hyperplane():
+    options = {"n": 8, "dimension": 3, "seed": 2}
+    parts = [load("separable", split=s, **options) for s in ("all", "train", "test")]
+    assert not torch.equal(parts[0].x, parts[1].x)
+    assert not torch.equal(parts[1].x, parts[2].x)
+    for part in parts[1:]:
+        assert torch.equal(part.direction, parts[0].direction)
+    other = load("separable", **{**options, "seed": 3})
+    assert not torch.equal(other.direction, parts[0].direction)
+
+
+def test_separable_points_stay_in_their_box_unless_asked_to_the_sphere():
+    box, unit = load("separable", n=50), load("separable", n=50, normalise=True)
+    assert box.x.abs().max() > 0.9  # 5,000 coordinates: by chance 0.9^5000
+    norms = torch.linalg.vector_norm(box.x, dim=1, keepdim=True)
+    assert norms.min() > 2  # of 100 coordinates: 4 is 9 deviations below 100/3
+    assert_close(unit.x, box.x / norms, rtol=1e-15, atol=0.0)
+    assert torch.equal(unit.labels, box.labels)
+
+
+def test_separable_data_know_their_labels_and_hyperplane_with_every_target():
+    options = {"n": 20, "dtype": torch.float32}
+    label, hot = (load("separable", targets=t, **options) for t in ("label", "one-hot"))
+    assert (hot.y.shape, hot.y.dtype) == ((20, 2), torch.float32)
+    assert torch.equal(hot.y.argmax(1), label.y)
+    assert hot.direction is not None
+    assert hot.direction.dtype == torch.float32
+    exact = load("separable", n=20)
+    assert torch.equal(exact.x.float(), hot.x)
+    assert torch.equal(exact.labels, label.y)
+
+
+def test_a_gap_of_zero_rejects_nothing():
+    data = load("separable", n=1000, gap=0.0, dimension=2)
+    stream = seeds.generator(0, "data/separable/all")
+    box = torch.rand(1000, 2, generator=stream, dtype=torch.float64)
+    assert torch.equal(data.x, 2 * box - 1)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -235,6 +330,7 @@ def test_the_sphere_has_its_defaults_and_unlike_splits():
         ({"name": "digits", "targets": "onehot"}, "targets 'onehot'.*'one-hot'"),
         ({"name": "sphere", "dimensions": 3}, "option of 'sphere' 'dimensions'.*'dim"),
         ({"name": "digits", "dimension": 3}, "'dimension'; known: none"),
+        ({"name": "separable", "gaps": 1}, "'gaps'; known: 'dimension', 'gap'.*mean"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest_one(call, message):
@@ -251,6 +347,10 @@ def test_unknown_names_are_refused_with_the_nearest_one(call, message):
         ({"name": "sphere", "n": -1}, "n must be at least 1 or None, got -1"),
         ({"name": "sphere", "dimension": 0}, "dimension must be at least 1, got 0"),
         ({"name": "sphere", "dtype": torch.int64}, "dtype must be floating"),
+        ({"name": "separable", "dimension": 0}, "dimension must be at least 1, got 0"),
+        ({"name": "separable", "gap": -0.1}, r"gap must be at least 0 .*, got -0\.1"),
+        ({"name": "separable", "gap": float("nan")}, "and finite, got nan"),
+        ({"name": "separable", "n": 5, "gap": 4.0}, "gap = 4.0 is too wide: 0 of 100"),
     ],
 )
 def test_numbers_out_of_range_are_refused(call, message):

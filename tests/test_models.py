@@ -6,8 +6,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ntk_fed.errors import ShapeMismatchError, UnknownNameError
-from ntk_fed.models import MLP, Pyramid, SmoothLeakyReLU, TwoLayerReLU
+import ntk_fed as nf
+from ntk_fed.errors import NonFiniteError, ShapeMismatchError, UnknownNameError
+from ntk_fed.models import (
+    MLP,
+    Linear,
+    Pyramid,
+    SharedRepresentation,
+    SmoothLeakyReLU,
+    TwoLayerReLU,
+)
 
 MODELS = {
     "two-layer": lambda **o: TwoLayerReLU(3, 8, **o),
@@ -17,8 +25,10 @@ MODELS = {
     "certified": lambda **o: Pyramid(
         3, 8, [5, 2], activation="smooth_leaky_relu", initial="certified", **o
     ),
+    "linear": lambda **o: Linear(3, 2, bias=True, initial="normal", **o),
+    "shared": lambda **o: SharedRepresentation(3, 2, step_size=0.1, **o),
 }
-OUTPUTS = {"two-layer": 1, "mlp": 2, "standard": 2, "pyramid": 2, "certified": 2}
+OUTPUTS = dict.fromkeys(MODELS, 2) | {"two-layer": 1, "shared": 1}
 
 
 def normal(n, d, generator):
@@ -405,3 +415,164 @@ SMOOTH = {"activation": "smooth_leaky_relu", "initial": "certified"}
 def test_a_pyramid_refuses_what_it_cannot_be(call, error, message):
     with pytest.raises(error, match=message):
         Pyramid(**{"inputs": 3, "wide": 9, "widths": [4, 2], "seed": 0, **call})
+
+
+# Linear models
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_linear_model_is_its_formula(bias, generator):
+    model, x = Linear(3, 2, bias=bias, initial="normal"), normal(5, 3, generator)
+    expected = (x.unsqueeze(1) * model.weight.detach()).sum(2)
+    if bias:
+        assert model.bias is not None
+        expected = expected + model.bias.detach()
+    assert_close(model(x).detach(), expected, rtol=0.0, atol=1e-14)
+    assert len(list(model.parameters())) == 1 + bias
+
+
+def test_a_linear_model_starts_at_zero_with_one_output():
+    model = Linear(3)
+    assert [(n, p.tolist()) for n, p in model.named_parameters()] == [
+        ("weight", [[0.0, 0.0, 0.0]])
+    ]
+    assert Linear(3, bias=True).bias.tolist() == [0.0]
+
+
+def test_the_normal_start_has_variance_one_and_streams_of_its_own():
+    model = Linear(128, 128, bias=True, initial="normal")
+    # The mean of 16,384 squares: seven standard deviations, as above.
+    assert abs((model.weight**2).mean() - 1) < 0.085
+    # Of the bias, 128 squares: mean 1 to seven of 0.125, and no row of the weight.
+    assert abs((model.bias**2).mean() - 1) < 0.9
+    assert (model.weight - model.bias).abs().sum(1).min() > 1
+
+
+@pytest.mark.parametrize("engine", ["jacobian", "layerwise"])
+def test_the_kernel_of_a_linear_model_is_that_of_the_inputs(engine, generator):
+    x = normal(6, 3, generator)
+    jacobian = nf.jacobian(Linear(3, 2, bias=True), x)
+    eye = torch.eye(2, dtype=torch.float64)
+    expected = torch.einsum("po,nd->npod", eye, x)
+    assert_close(jacobian["weight"], expected, rtol=0.0, atol=0.0)
+    assert_close(jacobian["bias"], eye.expand(6, 2, 2), rtol=0.0, atol=0.0)
+    found = nf.gram(Linear(3, 2, bias=True), x, outputs="full", engine=engine)
+    # 1 for the bias; three products in another order.
+    kernel = torch.einsum("nm,po->nmpo", x @ x.mT + 1, eye)
+    assert_close(found, kernel, rtol=0.0, atol=1e-14)
+
+
+def moved(model, generator):
+    """The model with a head that is not zero."""
+    with torch.no_grad():
+        model.head.copy_(torch.randn(len(model.head), generator=generator))
+    return model
+
+
+@pytest.mark.parametrize("step_size", [0.12, 0.4, 3.0])
+def test_a_shared_representation_starts_as_the_analysis_does(step_size, generator):
+    model = SharedRepresentation(30, 5, step_size=step_size)
+    start = model.representation.detach()
+    eye = torch.eye(5, dtype=torch.float64)
+    assert start.shape == (30, 5)
+    # A QR factorisation of 5 columns, and one division.
+    assert_close(step_size * start.mT @ start, eye, rtol=0.0, atol=1e-14)
+    assert model.head.tolist() == [0.0] * 5
+    assert model(normal(4, 30, generator)).abs().max() == 0
+    names = [name for name, _ in model.named_parameters()]
+    assert names == ["representation", "head"]
+
+
+def test_the_step_size_scales_the_draw_and_the_columns_prefer_no_sign():
+    draws = [SharedRepresentation(4, 2, step_size=1.0, seed=s) for s in range(40)]
+    corners = [draw.representation[0, 0].item() for draw in draws]
+    assert min(corners) < 0 < max(corners)  # by chance 2^-39
+    half = SharedRepresentation(4, 2, step_size=4.0).representation
+    assert torch.equal(2 * half, draws[0].representation)
+
+
+def test_a_start_is_taken_as_it_is_and_left_alone(generator):
+    start = normal(3, 5, generator)  # a rank above the inputs is the caller's wish
+    kept = start.clone()
+    model = SharedRepresentation(3, 5, start=start)
+    assert torch.equal(model.representation.detach(), start)
+    with torch.no_grad():
+        model.representation.zero_()
+    assert torch.equal(start, kept)
+
+
+def test_a_shared_representation_is_its_formula_with_its_gradient(generator):
+    model = moved(SharedRepresentation(6, 2, step_size=0.5), generator)
+    b, w = model.representation.detach(), model.head.detach()
+    x, y = normal(7, 6, generator), normal(7, 1, generator)
+    output = model(x)
+    # Sums of at most seven products in another order, here and below.
+    expected = torch.stack([(b @ w) @ sample for sample in x]).unsqueeze(1)
+    assert_close(output.detach(), expected, rtol=0.0, atol=1e-13)
+    ((output - y) ** 2).mean().div(2).backward()
+    pulled = (x.mT @ (expected - y)).flatten() / 7  # (d,)
+    by_hand = {"representation": torch.outer(pulled, w), "head": b.mT @ pulled}
+    for name, parameter in model.named_parameters():
+        assert_close(parameter.grad, by_hand[name], rtol=0.0, atol=1e-13)
+
+
+def test_at_the_start_only_the_head_moves(generator):
+    model, x = SharedRepresentation(6, 2, step_size=0.5), normal(7, 6, generator)
+    ((model(x) - 1) ** 2).mean().backward()
+    assert model.representation.grad.abs().max() == 0
+    assert model.head.grad.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("engine", ["jacobian", "layerwise"])
+def test_the_kernel_of_a_shared_representation_is_its_formula(engine, generator):
+    model = moved(SharedRepresentation(6, 2, step_size=0.5), generator)
+    b, w, x = (
+        model.representation.detach(),
+        model.head.detach(),
+        normal(4, 6, generator),
+    )
+    found = nf.jacobian(model, x)
+    rows = x[:, None, :, None] * w  # (n, 1, d, k)
+    assert_close(found["representation"], rows, rtol=0.0, atol=1e-14)
+    assert_close(found["head"], (x @ b).unsqueeze(1), rtol=0.0, atol=1e-14)
+    kernel = (w @ w) * (x @ x.mT) + x @ b @ b.mT @ x.mT
+    assert_close(nf.gram(model, x, engine=engine), kernel, rtol=0.0, atol=1e-12)
+
+
+BAD = torch.full((6, 2), torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        ({"inputs": 0}, ValueError, "inputs must be at least 1, got 0"),
+        ({"rank": 0}, ValueError, "rank must be at least 1, got 0"),
+        ({"rank": 7}, ValueError, "rank must be at most inputs = 6, got 7"),
+        ({"step_size": 0.0}, ValueError, "step_size must be positive .* got 0.0"),
+        ({"step_size": math.nan}, ValueError, "positive and finite, got nan"),
+        ({"step_size": None}, ValueError, "or start .* got neither"),
+        ({"start": torch.ones(6, 2)}, ValueError, "or start .* got both"),
+        (
+            {"start": torch.ones(2, 6), "step_size": None},
+            ShapeMismatchError,
+            r"\(inputs, rank\) = \(6, 2\), got \(2, 6\)",
+        ),
+        ({"start": BAD, "step_size": None}, NonFiniteError, "12 non-finite entries"),
+    ],
+)
+def test_a_shared_representation_refuses_what_it_cannot_be(call, error, message):
+    with pytest.raises(error, match=message):
+        SharedRepresentation(**{"inputs": 6, "rank": 2, "step_size": 1.0, **call})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        ({"inputs": 0}, ValueError, "inputs must be at least 1, got 0"),
+        ({"outputs": 0}, ValueError, "outputs must be at least 1, got 0"),
+        ({"initial": "zero"}, UnknownNameError, "Did you mean 'zeros'"),
+    ],
+)
+def test_a_linear_model_refuses_what_it_cannot_be(call, error, message):
+    with pytest.raises(error, match=message):
+        Linear(**{"inputs": 3, **call})

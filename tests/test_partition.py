@@ -1,15 +1,18 @@
 """Splits over clients: each sample once, each kind as it is defined, refusals."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from ntk_fed.data import Dataset, Partition, partition
-from ntk_fed.errors import PartitionError, UnknownNameError
+from ntk_fed.data import Dataset, Partition, load, partition
+from ntk_fed.data.slices import principal_direction
+from ntk_fed.errors import PartitionError, ShapeMismatchError, UnknownNameError
 
-KINDS = ["iid", "shards", "dirichlet", "one-class", "single"]
+KINDS = ["iid", "shards", "dirichlet", "one-class", "slices", "single"]
 BY_LABEL = ["shards", "dirichlet", "one-class"]
 
 
@@ -158,6 +161,133 @@ def test_single_gives_everything_to_client_zero():
     assert lists(split) == [[0, 1, 2], [], []]
 
 
+# Slices
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=5, max_size=40
+    ),
+    direction=st.tuples(st.integers(-4, 4), st.integers(1, 4)),
+    clients=st.integers(1, 5),
+)
+def test_slices_are_even_and_each_lies_beyond_the_one_before(rows, direction, clients):
+    x = torch.tensor(rows, dtype=torch.float64)
+    along = torch.tensor(direction, dtype=torch.float64)
+    data = Dataset(x, torch.zeros(len(x), 1), direction=along)
+    split = partition(data, "slices", clients=clients)
+    assert max(split.sizes) - min(split.sizes) <= 1
+    # Integers: projections are exact, and the sample's number settles ties. Sorted
+    # by Python, apart from all that is tested here.
+    heights = [a * direction[0] + b * direction[1] for a, b in rows]
+    expected = sorted(range(len(rows)), key=lambda i: (heights[i], i))
+    for own in lists(split):
+        assert own == sorted(expected[: len(own)])
+        expected = expected[len(own) :]
+
+
+def test_slices_of_separable_data_lie_on_one_side_of_the_hyperplane_each():
+    data = load("separable", n=200, dimension=5, gap=0.2)
+    assert data.direction is not None
+    split = partition(data, "slices", clients=16)
+    sides = [data.labels[own].unique().tolist() for own in split.indices]
+    assert sides[0] == [0]
+    assert sides[-1] == [1]
+    assert len([side for side in sides if len(side) == 2]) <= 1  # the one in between
+    heights = [data.x[own] @ data.direction for own in split.indices]
+    ends = [(own.min(), own.max()) for own in heights]
+    for (_, top), (bottom, _) in itertools.pairwise(ends):
+        assert top < bottom
+
+
+@pytest.mark.parametrize("target", [Dataset.one_hot, Dataset.sign])
+def test_targets_do_not_change_the_slices(target):
+    data = load("separable", n=60, dimension=4)
+    expected = lists(partition(data, "slices", clients=7))
+    assert lists(partition(target(data), "slices", clients=7)) == expected
+
+
+def test_a_direction_given_comes_before_that_of_the_data():
+    x = torch.tensor([[0.0, 3.0], [1.0, 2.0], [2.0, 1.0]])
+    data = Dataset(x, torch.zeros(3, 1), direction=torch.tensor([1.0, 0.0]))
+    assert lists(partition(data, "slices", clients=3)) == [[0], [1], [2]]
+    given = torch.tensor([0.0, 2.0], dtype=torch.float64)
+    split = partition(data, "slices", clients=3, direction=given)
+    assert lists(split) == [[2], [1], [0]]
+    assert split.dataset is data
+
+
+def test_equal_samples_stay_in_their_order_whatever_the_rounding(generator):
+    row = torch.randn(1, 37, generator=generator, dtype=torch.float64)
+    data = Dataset(row.repeat(50, 1), torch.zeros(50, 1), direction=row[0].sin())
+    split = partition(data, "slices", clients=5)
+    assert lists(split) == torch.arange(50).reshape(5, 10).tolist()
+
+
+@pytest.mark.parametrize("shape", [(30, 4), (4, 30), (20, 2, 3)])
+def test_data_without_a_direction_are_cut_across_the_first_principal_one(
+    shape, generator
+):
+    x = 5 + torch.randn(shape, generator=generator, dtype=torch.float64)
+    flat = x.flatten(1)
+    along = principal_direction(flat)
+    # Twin: the singular vector of the centred samples. A random matrix's first two
+    # singular values differ by far more than 1e-6, and 1e-16 over that is the error.
+    _, _, rows = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    assert_close((along @ rows[0]).abs().item(), 1.0, rtol=0.0, atol=1e-9)
+    assert along[along.abs() >= along.abs().max() / 2][0] > 0
+    data = Dataset(x, torch.zeros(len(x), 1))
+    found = lists(partition(data, "slices", clients=4))
+    assert found == lists(partition(data, "slices", clients=4, direction=along))
+    order = (flat @ along).argsort().tensor_split(4)  # no ties in a normal draw
+    assert found == [sorted(own.tolist()) for own in order]
+
+
+@pytest.mark.parametrize("scale", [1.0, -1.0, 0.1, -7.0])
+@pytest.mark.parametrize("line", [(1.0, -1.0), (3.0, -4.0), (1.0, 4.0), (-1.0, 4.0)])
+def test_the_first_large_entry_of_the_principal_direction_is_positive(line, scale):
+    along = torch.tensor([line], dtype=torch.float64)
+    x = scale * torch.tensor([[-1.0], [0.5], [2.0]], dtype=torch.float64) @ along
+    expected = along[0] / along.norm()  # a quarter of the largest is not large
+    assert_close(principal_direction(x), expected, rtol=0.0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.full((4, 3), 0.1),  # no variance
+        torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]),  # a tie
+        torch.tensor([[0.3, 0.1]]),  # one sample
+    ],
+)
+def test_slices_refuse_a_direction_that_rounding_would_decide(x):
+    data = Dataset(x, torch.zeros(len(x), 1))
+    with pytest.raises(PartitionError, match=r"no first principal .* direction=\."):
+        partition(data, "slices", clients=1)
+    given = torch.ones(x.shape[1])
+    assert partition(data, "slices", clients=1, direction=given).sizes == [len(x)]
+
+
+@pytest.mark.parametrize(
+    ("direction", "error", "message"),
+    [
+        (torch.ones(3), ShapeMismatchError, r"must be of shape \(1,\).*got \(3,\)"),
+        (torch.ones(1, 1), ShapeMismatchError, r"got \(1, 1\)\. Flatten"),
+        (torch.zeros(1), ValueError, r"finite and not zero, got .* of 0\.0"),
+        (torch.tensor([torch.nan]), ValueError, "not zero, got a largest entry of nan"),
+    ],
+)
+def test_a_direction_that_is_none_is_refused(direction, error, message):
+    with pytest.raises(error, match=message):
+        partition(labelled([0, 1]), "slices", clients=2, direction=direction)
+    with pytest.raises(error, match=message):
+        Dataset(torch.zeros(2, 1), torch.zeros(2, 1), direction=direction)
+
+
+# Refusals
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_split_refuses_more_clients_than_samples_and_less_than_one(kind):
     data = labelled([0, 0, 0])
@@ -206,7 +336,10 @@ def test_targets_made_from_labels_split_as_the_labels_do(kind, target):
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("idd", "'idd'; known: 'iid'.*mean 'iid'"), ("slices", "kind of partition 'sli")],
+    [
+        ("idd", "'idd'; known: 'iid'.*mean 'iid'"),
+        ("slice", "partition 'slice'.*'slices'"),
+    ],
 )
 def test_unknown_kinds_are_refused_with_the_nearest(kind, message):
     with pytest.raises(UnknownNameError, match=message):

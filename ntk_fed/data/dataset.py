@@ -4,6 +4,7 @@ Floor 2: imports torch and ``errors`` only.
 """
 
 import dataclasses
+import math
 
 import torch
 from jaxtyping import Int64
@@ -26,17 +27,23 @@ class Dataset:
         classes: the class of each sample, int64 ``(n,)``; ``None``: not known.
         class_count: number of classes, counting those without a sample here.
             Default: the largest label plus one.
+        direction: a direction among the inputs that means something, such as the
+            normal of a separating hyperplane, ``(d,)`` with d the entries of one
+            sample; a split into "slices" cuts across it. ``None``: not known.
 
     Raises:
         NonFiniteError: ``x`` or ``y`` holds NaN or infinity.
-        ShapeMismatchError: lengths differ, ``x`` has no axis, or ``y`` not one or two.
-        ValueError: ``classes`` are no integers, or reach beyond ``class_count``.
+        ShapeMismatchError: lengths differ, ``x`` has no axis, or ``y`` not one or two;
+            ``direction`` is not as long as a sample.
+        ValueError: ``classes`` are no integers, or reach beyond ``class_count``;
+            ``direction`` is zero or not finite.
     """
 
     x: Tensor
     y: Tensor
     classes: Tensor | None = dataclasses.field(default=None, kw_only=True)
     class_count: int | None = dataclasses.field(default=None, kw_only=True)
+    direction: Tensor | None = dataclasses.field(default=None, kw_only=True)
 
     def __repr__(self) -> str:
         """One line: sizes, not values."""
@@ -68,6 +75,7 @@ class Dataset:
                     f"first in sample {row}. Remove or repair those samples."
                 )
         self._settle_classes()
+        self._check_direction()
 
     def _settle_classes(self) -> None:
         classes = self.classes
@@ -88,6 +96,22 @@ class Dataset:
             )
         object.__setattr__(self, "classes", classes.to(torch.int64))
         object.__setattr__(self, "class_count", self.class_count or needed)
+
+    def _check_direction(self) -> None:
+        if self.direction is None:
+            return
+        entries = math.prod(self.x.shape[1:])
+        if tuple(self.direction.shape) != (entries,):
+            raise ShapeMismatchError(
+                f"direction must be of shape ({entries},), one number for each entry "
+                f"of a sample, got {tuple(self.direction.shape)}. Flatten it."
+            )
+        size = self.direction.abs().max().item() if entries else 0.0
+        if not 0 < size < math.inf:
+            raise ValueError(
+                f"direction must be finite and not zero, got a largest entry of {size}."
+                " Give a vector that points somewhere."
+            )
 
     def __len__(self) -> int:
         """Number of samples."""

@@ -12,6 +12,10 @@ The kinds of split, by name:
 * ``"one-class"``: each client holds samples of one class, clients in the order of
   classes. With more clients than classes, each further client goes to the class
   with most samples per client, whose samples are then divided at random, evenly.
+* ``"slices"``: samples sorted by their projection on a direction and cut into parallel
+  slices, sizes that differ by at most one; client 0 has the lowest projections. The
+  direction is the argument, else the dataset's own (the normal of the hyperplane for
+  "separable" data), else the first principal one (``slices.principal_direction``).
 * ``"single"``: client 0 holds everything, the others nothing.
 
 Within a client indices ascend, except for "shards", which keeps label order.
@@ -20,9 +24,9 @@ Source:
     Shards: McMahan et al. (2017), arXiv:1602.05629, section 3. Dirichlet: Yurochkin
     et al. (2019), arXiv:1905.12022, which divides each class over the clients; Hsu,
     Qi, Brown (2019), arXiv:1909.06335, draw the classes of each client instead.
+    Slices: Qin, Etesami, Uribe (2022), arXiv:2201.12719, who do not say across what.
 
-Floor 2: imports ``errors``, ``seeds``, ``names`` and its own
-folder.
+Floor 2: imports ``errors``, ``seeds``, ``names`` and its own folder.
 """
 
 import dataclasses
@@ -35,11 +39,12 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from ntk_fed import seeds
+from ntk_fed.data import slices
 from ntk_fed.data.dataset import Dataset
 from ntk_fed.errors import PartitionError
 from ntk_fed.names import require_known
 
-KINDS = ("iid", "shards", "dirichlet", "one-class", "single")
+KINDS = ("iid", "shards", "dirichlet", "one-class", "slices", "single")
 WEIGHTS = ("samples", "uniform")
 
 
@@ -144,24 +149,26 @@ def partition(
     clients: int,
     alpha: float = 0.1,
     shards_per_client: int = 2,
+    direction: Tensor | None = None,
     seed: int = 0,
 ) -> Partition:
     """A split that gives every sample to exactly one client.
 
     Args:
         dataset: labels are needed for "shards", "dirichlet" and "one-class".
-        kind: "iid", "shards", "dirichlet", "one-class" or "single"; see the module.
+        kind: one of ``KINDS``; see the module.
         clients: number of clients, from 1 to the number of samples.
         alpha: concentration of "dirichlet", above 0; the others do not read it.
         shards_per_client: for "shards", at least 1; the others do not read it.
+        direction: for "slices", ``(d,)``, not zero; the others do not read it.
         seed: decides everything random here.
 
     Raises:
         UnknownNameError: another kind.
         PartitionError: an argument out of its range; fewer samples than clients or
             shards; "one-class" with fewer clients than classes, which would leave
-            samples to nobody.
-        ValueError: labels are needed and not known.
+            samples to nobody; "slices" of samples without a principal direction.
+        ValueError: labels are needed and not known; a ``direction`` that is none.
     """
     require_known("kind of partition", kind, KINDS)
     n = len(dataset)
@@ -182,6 +189,10 @@ def partition(
             held = _dirichlet(dataset.labels, clients, alpha, seed)
         case "one-class":
             held = _one_class(dataset.labels, clients, seed)
+        case "slices":
+            own = dataset.direction if direction is None else direction
+            order = slices.order_along(dataclasses.replace(dataset, direction=own))
+            held = [part.sort().values for part in order.tensor_split(clients)]
         case _:
             nothing = torch.empty(0, dtype=torch.int64)
             held = [torch.arange(n)] + [nothing] * (clients - 1)

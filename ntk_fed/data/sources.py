@@ -8,10 +8,16 @@ the binary files below ``root/cifar-10-batches-bin``, those of them that are pre
 images ``(n, 3, 32, 32)``, or ``(n, 3072)`` with the option ``flat=True``. ``"sphere"``:
 points uniform on the unit sphere with random labels 0 and 1, all drawn from the
 seed; "train" and "test" are independent draws; option ``dimension`` (default 16).
+``"separable"``: points uniform in the box [−1, 1]^d without those nearer than ``gap``
+to a random hyperplane through 0, all drawn from the seed; the class says the side.
+"train" and "test" are independent draws about one hyperplane, whose unit normal is
+the dataset's ``direction``. Options ``dimension`` (default 100) and ``gap``, the
+distance each point keeps (default 0.05, which is ours: Qin, Etesami, Uribe (2022),
+arXiv:2201.12719, whose perceptron experiment this is, give no size).
 
-Floor 2: imports ``errors``, ``seeds``, ``names`` and its own
-folder. A new source is one function that returns :class:`Raw`, and one line in
-``SOURCES``; its options are its keyword-only arguments.
+Floor 2: imports ``errors``, ``seeds``, ``names`` and its own folder. A new source is
+one function that returns :class:`Raw`, and one line in ``SOURCES``; its options are its
+keyword-only arguments.
 """
 
 import dataclasses
@@ -26,7 +32,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from ntk_fed import seeds
-from ntk_fed.data import cifar, idx
+from ntk_fed.data import cifar, idx, separable
 from ntk_fed.data.dataset import Dataset
 from ntk_fed.errors import DataFileError
 from ntk_fed.names import require_known
@@ -37,15 +43,26 @@ TARGETS = ("label", "one-hot", "sign")
 
 @dataclasses.dataclass(frozen=True)
 class Raw:
-    """Samples as they are stored, before normalisation: what a source returns."""
+    """Samples as they are stored, before normalisation: what a source returns.
+
+    Attributes:
+        x: samples, ``(n, ...)``.
+        labels: the class of each, from 0.
+        class_count: number of classes.
+        direction: see :class:`Dataset`.
+        normalise: what ``normalise=None`` means for this source.
+    """
 
     x: Tensor
     labels: Int64[Tensor, " n"]
     class_count: int
+    direction: Tensor | None = None
+    normalise: bool = True
 
     def rows(self, indices: Int64[Tensor, " k"]) -> "Raw":
         """These samples in this order."""
-        return Raw(self.x[indices], self.labels[indices], self.class_count)
+        x, labels = self.x[indices], self.labels[indices]
+        return dataclasses.replace(self, x=x, labels=labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +114,7 @@ def load(
     n: int | None = None,
     split: str = "all",
     targets: str = "label",
-    normalise: bool = True,
+    normalise: bool | None = None,
     seed: int = 0,
     root: str | Path | None = None,
     dtype: torch.dtype = torch.float64,
@@ -106,21 +123,23 @@ def load(
     """A data set by name.
 
     Args:
-        name: "digits", "mnist", "cifar10" or "sphere"; see the module.
+        name: "digits", "mnist", "cifar10", "sphere" or "separable"; see the module.
         n: number of samples, drawn at random without replacement, in drawn order.
-            Default: all, in stored order; for "sphere" 100.
+            Default: all, in stored order; for "sphere" 100, "separable" 10,000.
         split: "all", "train" or "test".
         targets: "label" (int64, ``(n,)``), "one-hot" (``(n, classes)``) or "sign"
             (``(n, 1)``: +1 for the upper half of the classes, −1 below), the last two
             in ``dtype``. Labels stay known in every case.
         normalise: divide each sample by its Euclidean norm (an image: over all its
             pixels and channels). Otherwise pixels are as stored: 0 to 16 in "digits",
-            0 to 255 in "mnist" and "cifar10".
+            0 to 255 in "mnist" and "cifar10". Default: yes, but for "separable" no:
+            its box and gap are what it is. With ``True`` its points go to the sphere,
+            still separated by the same hyperplane, the gap divided by their norms.
         seed: decides which samples, and what a synthetic source draws.
         root: folder that holds ``mnist/`` or ``cifar-10-batches-bin/``; default:
             environment NTK_FED_DATA.
         dtype: floating dtype of ``x``. Norms are taken in float64 and rounded last.
-        **options: options of the source, such as ``dimension`` or ``flat``.
+        **options: options of the source, such as ``dimension``, ``gap`` or ``flat``.
 
     Raises:
         UnknownNameError: an unknown name, split, target or option.
@@ -139,8 +158,10 @@ def load(
         raise ValueError(f"dtype must be floating, got {dtype}. Use torch.float64.")
     raw = source(Request(name, n, split, seed, root), **options)
     x = raw.x.to(torch.float64)
-    x = (_unit_rows(x, name) if normalise else x).to(dtype)
-    data = Dataset(x, raw.labels, class_count=raw.class_count)
+    unit = raw.normalise if normalise is None else normalise
+    x = (_unit_rows(x, name) if unit else x).to(dtype)
+    along = None if raw.direction is None else raw.direction.to(dtype)
+    data = Dataset(x, raw.labels, class_count=raw.class_count, direction=along)
     match targets:
         case "one-hot":
             return data.one_hot()
@@ -190,6 +211,15 @@ def _digits(request: Request) -> Raw:
         part = fixed[:train] if request.split == "train" else fixed[train:]
         raw = raw.rows(part.sort().values)
     return request.choose(raw)
+
+
+def _separable(request: Request, *, dimension: int = 100, gap: float = 0.05) -> Raw:
+    n = 10_000 if request.n is None else request.n
+    stream = seeds.generator(request.seed, f"data/separable/{request.split}")
+    normal = separable.unit_normal(dimension, request.seed)
+    x = separable.points(n, normal, gap, stream)
+    side = (x @ normal > 0).to(torch.int64)
+    return Raw(x, side, 2, direction=normal, normalise=False)
 
 
 def _sphere(request: Request, *, dimension: int = 16) -> Raw:
@@ -266,4 +296,5 @@ SOURCES: dict[str, Callable[..., Raw]] = {
     "mnist": _mnist,
     "cifar10": _cifar10,
     "sphere": _sphere,
+    "separable": _separable,
 }

@@ -55,6 +55,12 @@ def standard_normal(
     return torch.randn(shape, generator=stream, dtype=torch.float64)
 
 
+def orthonormal_rows(normal: Float64[Tensor, "o d"]) -> Float64[Tensor, "o d"]:
+    """Rows spanning those of a normal draw, ``o <= d``, uniform by Haar's measure."""
+    q, r = torch.linalg.qr(normal.mT)  # (d, o), (o, o)
+    return (q * r.diagonal().sign()).mT  # the sign makes the draw uniform
+
+
 def require_width(x: Tensor, inputs: int) -> None:
     """Refuse inputs whose last axis is not ``inputs``."""
     if x.ndim == 0 or x.shape[-1] != inputs:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from ntk_fed.models.activations import (
@@ -17,6 +17,7 @@ from ntk_fed.models.activations import (
 )
 from ntk_fed.models.dense import (
     ScaledLinear,
+    orthonormal_rows,
     require_floating,
     require_sizes,
     standard_normal,
@@ -102,7 +103,7 @@ class Pyramid(torch.nn.Module):
             elif index == 1:
                 weight = torch.zeros_like(normal)
             else:
-                weight = tail_scale * _orthonormal_rows(normal)
+                weight = tail_scale * orthonormal_rows(normal)
             self.layers.append(ScaledLinear(weight.to(dtype)))
 
     def forward(self, x: Tensor) -> Float[Tensor, "*n o"]:
@@ -114,12 +115,6 @@ class Pyramid(torch.nn.Module):
         for layer in self.layers[:-1]:
             x = self.activation(layer(x))
         return self.layers[-1](x)
-
-
-def _orthonormal_rows(normal: Float64[Tensor, "o d"]) -> Float64[Tensor, "o d"]:
-    """Rows spanning those of a normal draw, ``o <= d``, uniform by Haar's measure."""
-    q, r = torch.linalg.qr(normal.mT)  # (d, o), (o, o)
-    return (q * r.diagonal().sign()).mT  # the sign makes the draw uniform
 
 
 def _require_pyramid(widths: Sequence[int]) -> None:

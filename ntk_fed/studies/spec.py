@@ -41,7 +41,7 @@ class RunSpec:
     """One federated run, complete.
 
     Attributes:
-        data: digits, sphere or mnist.
+        data: digits, sphere, separable or mnist.
         data_root: folder that holds the data files; also NTK_FED_DATA.
         samples: how many samples to draw; none takes all.
         targets: sign or one-hot.
@@ -51,7 +51,7 @@ class RunSpec:
         width: hidden width.
         depth: number of hidden layers of an mlp.
         clients: how many clients.
-        partition: iid, shards, dirichlet, one-class or single.
+        partition: iid, shards, dirichlet, one-class, slices or single.
         shards_per_client: for the partition by shards; 1 sorts by label.
         alpha: concentration of the dirichlet partition.
         weights: samples (n_i / n) or uniform (1 / c).
