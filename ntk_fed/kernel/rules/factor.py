@@ -73,6 +73,8 @@ class Factor:
     @staticmethod
     def joined(parts: Sequence["Factor"]) -> "Factor":
         """One factor for the samples of all ``parts``, one part after another."""
+        if len(parts) == 1:
+            return parts[0]
         mixes = [part.mix for part in parts if part.mix is not None]
         mix = mixes[0] if len(mixes) == len(parts) else None
         if mix is not None and any(not torch.equal(mix, other) for other in mixes):
