@@ -153,6 +153,11 @@ def zeros_like(params: Mapping[str, Tensor]) -> Params:
     return {name: torch.zeros_like(value) for name, value in params.items()}
 
 
+def shifted(params: Mapping[str, Tensor], by: Params, alpha: float = 1.0) -> Params:
+    """``params + alpha · by`` in new tensors."""
+    return {k: torch.add(v, by[k], alpha=alpha) for k, v in params.items()}
+
+
 def difference(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Params:
     """``left − right``, name by name."""
     return {name: value - right[name] for name, value in left.items()}

@@ -20,10 +20,12 @@ from torch import Tensor
 
 from ntk_fed import records
 from ntk_fed.data import Partition
-from ntk_fed.fedavg import LocalStep, Objective, Round
+from ntk_fed.fedavg import LocalStep, Objective, Round, Stacked
 from ntk_fed.fedavg import rounds as federated_rounds
-from ntk_fed.fedavg.rounds import Stacked
+from ntk_fed.fedavg.losses import describe
+from ntk_fed.fedavg.schedules import Schedule
 from ntk_fed.observers import Observer
+from ntk_fed.observers.common import rows_of
 from ntk_fed.params import Params, complete, frozen_state
 from ntk_fed.records import Row
 from ntk_fed.runfolder import (
@@ -35,7 +37,7 @@ from ntk_fed.runfolder import (
     fingerprint_of,
 )
 
-_NOT_IN_SPEC = ("model", "partition", "params", "first")
+_NOT_IN_SPEC = ("model", "partition", "params", "first", "anchor")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,8 +64,8 @@ def simulate(
     partition: Partition,
     *,
     rounds: int,
-    local_steps: int,
-    step_size: float,
+    local_steps: Any = None,
+    step_size: float | Schedule,
     observers: Sequence[Observer] = (),
     out: str | os.PathLike[str] | None = None,
     save_seconds: float = 10.0,
@@ -77,8 +79,9 @@ def simulate(
         model: network returning ``(n, o)``; neither it nor its buffers change.
         partition: the data and who holds it.
         rounds: communication rounds.
-        local_steps: gradient steps per client and round.
-        step_size: local step size.
+        local_steps: gradient steps per client and round; ``local_epochs`` instead is
+            one of the options.
+        step_size: local step size, or a schedule.
         observers: functions of a ``Round`` or ``LocalStep`` that give rows.
         out: run folder. A run interrupted there goes on from its last saved round with
             the same result bit for bit; a finished one is read back.
@@ -102,6 +105,8 @@ def simulate(
                 "Build ours first: nf.observers.loss(model, partition)."
             )
     start = complete(model, params)
+    # A run that goes on is drawn back to its beginning, not to where it goes on.
+    options["anchor"] = complete(model, options.get("anchor") or start)
     federation = functools.partial(
         federated_rounds,
         model,
@@ -116,11 +121,14 @@ def simulate(
         model, partition, rounds=rounds, **federation.keywords
     )
     bound.apply_defaults()
-    spec = {k: v for k, v in bound.arguments.items() if k not in _NOT_IN_SPEC}
+    spec = {k: _plain(v) for k, v in bound.arguments.items() if k not in _NOT_IN_SPEC}
     folder = None
     done, rows = Saved(0, RUNNING, start), []
     if out is not None:
-        fingerprint = fingerprint_of({**frozen_state(model), **start}, partition)
+        state = {**frozen_state(model), **start}
+        if options.get("rule") == "anchored":
+            state |= {f"anchor {name}": v for name, v in options["anchor"].items()}
+        fingerprint = fingerprint_of(state, partition)
         outputs = Objective.of(model).outputs(start, partition.dataset.x)
         folder = RunFolder(records.prepare(out), fingerprint)
         watching = [_described(watch) for watch in observers]
@@ -163,7 +171,7 @@ def _watch(
                 )
                 break
             for watch in observers:
-                rows.extend(watch(item))
+                rows.extend(rows_of(watch, item))
             if isinstance(item, Round):
                 done = Saved(item.index + 1, RUNNING, item.params, len(rows))
                 if folder and time.monotonic() - last > save_seconds:
@@ -181,9 +189,20 @@ def _start_rows(item: Round, observers: Sequence[Observer]) -> list[Row]:
     """What observers say of the start, when the very first round diverged."""
     if item.index > 0:
         return []
-    still = Stacked([item.start] * len(item.clients))
+    still = Stacked([item.start] * len(item.clients), item.start)
     start = dataclasses.replace(item, params=item.start, locals=still)
-    return [row for watch in observers for row in watch(start) if row.round == 0]
+    return [
+        row for watch in observers for row in rows_of(watch, start) if row.round == 0
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """A value as the record of a run holds it; functions by their name."""
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    if not callable(value):
+        return value
+    return repr(value) if dataclasses.is_dataclass(value) else describe(value)
 
 
 def _described(watch: Observer) -> str:

@@ -12,7 +12,7 @@ from ntk_fed import fedavg
 from ntk_fed.data import Dataset, Partition
 from ntk_fed.errors import NotPerSampleError, ShapeMismatchError, UnknownNameError
 from ntk_fed.fedavg import server
-from ntk_fed.fedavg.local import batches
+from ntk_fed.fedavg.work import batches
 from ntk_fed.params import trainable
 
 # A dozen float64 additions of order one apart.

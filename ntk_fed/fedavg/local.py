@@ -1,4 +1,4 @@
-"""What one client does: the gradient of its mean loss, and steps along it.
+"""What one client descends: the mean loss of a network over its samples.
 
 Floor 4.
 """
@@ -18,16 +18,16 @@ class Objective:
 
     Attributes:
         model: network returning ``(n, o)``.
-        loss: name of the loss.
+        loss: name of the loss, or a function, see :mod:`losses`.
         state: frozen parameters and buffers, copied from the model.
     """
 
     model: torch.nn.Module
-    loss: str
+    loss: losses.Loss
     state: Params
 
     @classmethod
-    def of(cls, model: torch.nn.Module, loss: str = "squared") -> "Objective":
+    def of(cls, model: torch.nn.Module, loss: losses.Loss = "squared") -> "Objective":
         """The objective of a model, with its buffers copied now."""
         losses.named(loss)
         return cls(model, loss, frozen_state(model))
@@ -65,36 +65,3 @@ class Objective:
     def sample_losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Loss of each sample, ``(n,)``, from its outputs."""
         return losses.named(self.loss)(outputs, y)
-
-
-def descend(params: Params, gradient: Params, step_size: float) -> Params:
-    """``params − step_size · gradient`` in new tensors."""
-    return {
-        name: torch.sub(value, gradient[name], alpha=step_size)
-        for name, value in params.items()
-    }
-
-
-def batches(
-    n: int, size: int | None, count: int, generator: torch.Generator
-) -> list[Tensor | None]:
-    """Sample indices of ``count`` consecutive minibatches of one client.
-
-    Samples are drawn without replacement; when they run out they are shuffled again,
-    and the last batch before that may be smaller.
-
-    Args:
-        n: the client's samples.
-        size: samples per batch; ``None``, or at least ``n``: the full batch.
-        count: how many batches.
-        generator: the stream of this client in this round.
-
-    Returns:
-        Index tensors; ``None`` stands for all samples in their order.
-    """
-    if size is None or size >= n:
-        return [None] * count
-    found: list[Tensor | None] = []
-    while len(found) < count:
-        found.extend(torch.randperm(n, generator=generator).split(size))
-    return found[:count]

@@ -1,118 +1,54 @@
 """Federated averaging, one round after the other. Measures nothing.
 
-Floor 4. This is the plain loop over clients: obviously right, and the twin of every
-faster engine.
+Floor 4.
 """
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ntk_fed import seeds
 from ntk_fed.data import Partition
 from ntk_fed.fedavg import losses, server
-from ntk_fed.fedavg.local import Objective, batches, descend
+from ntk_fed.fedavg.engines import Choice, choose
+from ntk_fed.fedavg.local import Objective
+from ntk_fed.fedavg.moments import LocalStep, Round
+from ntk_fed.fedavg.options import Options
+from ntk_fed.fedavg.rules import RULES, Averaging
+from ntk_fed.fedavg.schedules import Schedule, step_sizes
+from ntk_fed.fedavg.work import Batch, Work, batches
 from ntk_fed.inputs import check_inputs, check_per_sample
-from ntk_fed.names import require_known
 from ntk_fed.params import Params, complete
-
-ENGINES = ("auto", "loop")
-RULES = ("average",)
-
-
-class Stacked(Mapping[str, Tensor]):
-    """Parameters of several clients: name -> ``(c, *shape)``, stacked on access."""
-
-    def __init__(self, clients: Sequence[Params]) -> None:
-        self._clients = clients
-
-    def __getitem__(self, name: str) -> Tensor:
-        """All clients' values of one parameter, ``(c, *shape)``."""
-        return torch.stack([params[name] for params in self._clients])
-
-    def __iter__(self) -> Iterator[str]:
-        """Names of the parameters."""
-        return iter(self._clients[0])
-
-    def __len__(self) -> int:
-        """Number of parameters (names, not entries)."""
-        return len(self._clients[0])
-
-    def client(self, position: int) -> Params:
-        """The parameters of the client at that position, without stacking."""
-        return self._clients[position]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LocalStep:
-    """All clients after the same number of local steps.
-
-    Attributes:
-        round: index of the round, from 0.
-        step: local steps done in it, from 1.
-        locals: name -> ``(c, *shape)``, stacked on access.
-        start: parameters at the round's start.
-        clients: the clients that take part.
-        weights: their weights, ``(c,)``.
-        last: is this the last round asked for?
-    """
-
-    round: int
-    step: int
-    locals: Stacked
-    start: Params
-    clients: list[int]
-    weights: Float[Tensor, " c"]
-    last: bool = False
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Round:
-    """One communication round.
-
-    Attributes:
-        index: index of the round, from 0.
-        start: parameters at its start.
-        locals: each client's parameters after its local steps, name -> ``(c, *shape)``,
-            stacked on access.
-        params: parameters after the server's step; never changed later.
-        clients: the clients that took part.
-        weights: their weights, ``(c,)``.
-        last: is this the last round asked for?
-    """
-
-    index: int
-    start: Params
-    locals: Stacked
-    params: Params
-    clients: list[int]
-    weights: Float[Tensor, " c"]
-    last: bool = False
 
 
 def rounds(
     model: torch.nn.Module,
     partition: Any,
     *,
-    rounds: Any,
-    local_steps: Any,
-    step_size: float,
-    loss: str = "squared",
+    rounds: int,
+    local_steps: Any = None,
+    local_epochs: Any = None,
+    step_size: float | Schedule,
+    loss: losses.Loss = "squared",
     batch_size: int | None = None,
+    replacement: bool = False,
     weights: str = "samples",
     server_step_size: float = 1.0,
     participation: float = 1.0,
     rule: str = "average",
+    local: str = "sgd",
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
     engine: str = "auto",
     steps: bool = False,
     seed: int = 0,
     params: Mapping[str, Tensor] | None = None,
     first: int = 0,
+    anchor: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Round | LocalStep]:
     r"""FedAvg: every client descends alone, the server averages what they moved.
 
@@ -125,34 +61,48 @@ def rounds(
         model: network returning ``(n, o)``; neither it nor its buffers change.
         partition: the data and who holds it; ``y`` has the shape of the outputs.
         rounds: communication rounds; exactly so many :class:`Round` are yielded.
-        local_steps: gradient steps per client and round, ``K >= 1``.
-        step_size: local step size, parameter units per gradient unit, above 0.
-        loss: ``"squared"``: the mean over samples of ``½‖f − y‖²``.
+        local_steps: gradient steps per client and round, ``K >= 1``; a list gives each
+            client its own.
+        local_epochs: instead of ``local_steps``: how often a client sees each of its
+            samples in a round; a list gives each client its own.
+        step_size: local step size, parameter units per gradient unit, above 0; a
+            function of round and local step, from 0, for a schedule.
+        loss: the mean over samples of ``"squared"`` (``½‖f − y‖²``), ``"logistic"``,
+            ``"exponential"``, ``"squared-hinge"``, ``"cross-entropy"``, or of your own
+            function of outputs and targets that gives one number per sample.
         batch_size: samples per local step, drawn without replacement and reshuffled
             when they run out, afresh in each round; ``None`` is the full batch.
+        replacement: draw minibatches with replacement.
         weights: ``"samples"`` for ``n_i / n``, ``"uniform"`` for ``1 / c``.
         server_step_size: factor on the averaged movement; 1 is plain averaging.
         participation: fraction of clients drawn in each round, in (0, 1]; their
             weights are scaled to sum to 1.
-        rule: ``"average"``.
-        engine: ``"auto"`` or ``"loop"``.
+        rule: ``"average"``, ``"fedexp"`` (extrapolated) or ``"anchored"`` (Modified
+            Local GD), see :mod:`rules`.
+        local: ``"sgd"``; ``"minibatch"``: all gradients of a round at its start, the
+            same budget without local progress; ``"exact"``: linear models only, each
+            client goes to the nearest solution of its own problem.
+        momentum: β of ``v ← β v + g``, forgotten between rounds.
+        weight_decay: λ of ``g + λ θ``.
+        engine: ``"loop"``, ``"vmap"``, ``"dense"`` or ``"auto"``; see :func:`explain`.
         steps: also yield a :class:`LocalStep` after every local step of all clients.
         seed: decides minibatches and participation; full batches and full participation
             use no chance.
         params: starting parameters; names left out are the model's own.
         first: index of the first round, to go on with an interrupted run.
+        anchor: where the rule ``"anchored"`` draws back to; ``None`` is the start.
 
     Yields:
-        ``rounds`` times: with ``steps=True`` first ``local_steps`` items
-        :class:`LocalStep`, then the :class:`Round`.
+        ``rounds`` times: with ``steps=True`` first one :class:`LocalStep` per local
+        step of the client with most, then the :class:`Round`.
 
     Raises:
         ValueError: an argument out of its range; integer or wrongly shaped targets.
         NotPerSampleError: dropout or batch statistics in training mode.
 
     Cost:
-        Per round ``local_steps`` forward and backward passes over the data; memory one
-        parameter vector per client.
+        Per round at most ``local_steps`` forward and backward passes over the data;
+        memory at most one parameter vector per client.
 
     Source:
         McMahan, Moore, Ramage, Hampson, Aguera y Arcas (2017), arXiv:1602.05629,
@@ -167,111 +117,130 @@ def rounds(
         >>> [item.index for item in run]
         [0, 1, 2]
     """
-    if not isinstance(partition, Partition):
-        raise ValueError(
-            f"partition must be a Partition, got {type(partition).__name__}. Make one "
-            "with nf.data.partition(dataset, kind, clients=...)."
-        )
-    _check_numbers(
-        rounds, local_steps, step_size, server_step_size, participation, batch_size
-    )
-    require_known("engine", engine, ENGINES)
-    require_known("rule", rule, RULES)
-    start = complete(model, params)
-    objective = Objective.of(model, loss)
-    data = partition.dataset
-    check_inputs(data.x, start)
-    check_per_sample(model, start, objective.state, data.x)
-    losses.check_targets(loss, objective.outputs(start, data.x[:1]), data.y[:1])
-    federation = _Federation(
-        objective,
-        [partition.client(i) for i in range(partition.clients)],
-        partition.weights(weights),
-        local_steps,
-        step_size,
-        server_step_size,
-        participation,
-        batch_size,
-        seed,
-    )
-    return federation.run(start, range(first, first + rounds), steps)
+    given = locals()  # the arguments by name
+    federation = _Federation.of(given)
+    origin = federation.start if anchor is None else complete(model, anchor)
+    return federation.run(range(first, first + rounds), steps, origin)
+
+
+def explain(model: torch.nn.Module, partition: Partition, **options: Any) -> str:
+    """Which engine :func:`rounds` takes with these options, and why.
+
+    Example:
+        >>> import ntk_fed as nf
+        >>> data = nf.data.load("sphere", n=6, targets="sign")
+        >>> split = nf.data.partition(data, "iid", clients=2)
+        >>> net = nf.models.TwoLayerReLU(16, 8, seed=0)
+        >>> nf.fedavg.explain(net, split, local_steps=2, step_size=0.1)
+        'engine dense: the network is a chain of dense layers'
+    """
+    options.setdefault("rounds", 0)
+    bound = inspect.signature(rounds).bind(model, partition, **options)
+    bound.apply_defaults()
+    choice = _Federation.of(bound.arguments).choice
+    return f"engine {choice.name}: {choice.why}"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Federation:
     """Everything that stays the same from round to round."""
 
+    start: Params
+    choice: Choice
     objective: Objective
+    options: Options
     data: list[tuple[Tensor, Tensor]]
+    counts: list[int]
     weights: Tensor
-    local_steps: int
-    step_size: float
-    server_step_size: float
-    participation: float
-    batch_size: int | None
     seed: int
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "_Federation":
+        """From the arguments of :func:`rounds`, all of them checked."""
+        model, partition = given["model"], given["partition"]
+        if not isinstance(partition, Partition):
+            raise ValueError(
+                f"partition must be a Partition, got {type(partition).__name__}. Make "
+                "one with nf.data.partition(dataset, kind, clients=...)."
+            )
+        names = [field.name for field in dataclasses.fields(Options)]
+        options = Options(**{name: given[name] for name in names})
+        counts = options.counts(partition.sizes)
+        start = complete(model, given["params"])
+        objective = Objective.of(model, given["loss"])
+        x, y = partition.dataset.x, partition.dataset.y
+        check_inputs(x, start)
+        check_per_sample(model, start, objective.state, x)
+        losses.check_targets(given["loss"], objective.outputs(start, x[:1]), y)
+        full = max(partition.sizes)
+        drawn = full if options.batch_size is None else min(options.batch_size, full)
+        choice = choose(
+            options.engine,
+            objective,
+            start,
+            (x, y),
+            drawn=drawn,
+            steps=options.steps,
+            local=options.local,
+        )
+        return cls(
+            start,
+            choice,
+            objective,
+            options,
+            [partition.client(i) for i in range(partition.clients)],
+            counts,
+            partition.weights(given["weights"]),
+            given["seed"],
+        )
+
     def run(
-        self, params: Params, indices: range, steps: bool
+        self, indices: range, steps: bool, anchor: Params
     ) -> Iterator[Round | LocalStep]:
+        """Every round, and its local steps if asked for."""
+        params = self.start
+        rule = RULES[self.options.rule]
         for index in indices:
             last = index == indices[-1]
             stream = seeds.generator(self.seed, "participation", index)
-            clients = server.sample(len(self.data), self.participation, stream)
+            share = self.options.participation
+            clients = server.sample(len(self.data), share, stream)
             weights = server.renormalised(self.weights, clients)
-            found = [params] * len(clients)
-            plans = [self._batches(index, client) for client in clients]
-            for k in range(self.local_steps):
-                found = [
-                    self._step(own, client, plan[k])
-                    for own, client, plan in zip(found, clients, plans, strict=True)
-                ]
+            work = self._work(index, clients, steps)
+            found = None
+            for k, found in enumerate(self.choice.engine.run(params, work)):
                 if steps:
-                    stacked = Stacked(found)
-                    yield LocalStep(
-                        index, k + 1, stacked, params, clients, weights, last
-                    )
-            after = server.average(params, found, weights, self.server_step_size)
-            yield Round(index, params, Stacked(found), after, clients, weights, last)
+                    yield LocalStep(index, k + 1, found, params, clients, weights, last)
+            assert found is not None
+            step_size = self.options.server_step_size
+            given = Averaging(params, found, weights, step_size, index, anchor)
+            after = rule(given)
+            yield Round(index, params, found, after, clients, weights, last)
             params = after
 
-    def _batches(self, index: int, client: int) -> list[Tensor | None]:
-        stream = seeds.generator(self.seed, "minibatches", index, client)
+    def _work(self, index: int, clients: list[int], watched: bool) -> Work:
+        return Work(
+            self.objective,
+            [self.data[client] for client in clients],
+            clients,
+            [self._batches(index, client) for client in clients],
+            step_sizes(
+                self.options.step_size, index, max(self.counts[i] for i in clients)
+            ),
+            self.options.steps,
+            watched,
+        )
+
+    def _batches(self, index: int, client: int) -> list[Batch]:
+        """A client's minibatches in a round; none without samples."""
         n = len(self.data[client][0])
-        return batches(n, self.batch_size, self.local_steps, stream)
-
-    def _step(self, params: Params, client: int, batch: Tensor | None) -> Params:
-        x, y = self.data[client]
-        if len(x) == 0:
-            return params
-        if batch is not None:
-            x, y = x[batch], y[batch]
-        gradient = self.objective.gradient(params, x, y)
-        return descend(params, gradient, self.step_size)
-
-
-def _check_numbers(
-    rounds: Any,
-    local_steps: Any,
-    step_size: float,
-    server_step_size: float,
-    participation: float,
-    batch_size: int | None,
-) -> None:
-    for name, value in (("rounds", rounds), ("local_steps", local_steps)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"{name} must be an integer, got {value!r}.")
-    if rounds < 0:
-        raise ValueError(f"rounds must be at least 0, got {rounds}.")
-    if local_steps < 1:
-        raise ValueError(f"local_steps must be at least 1, got {local_steps}.")
-    for name, value in (
-        ("step_size", step_size),
-        ("server_step_size", server_step_size),
-    ):
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be above 0 and finite, got {value}.")
-    if not 0 < participation <= 1:
-        raise ValueError(f"participation must be in (0, 1], got {participation}.")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1 or None, got {batch_size}.")
+        if n == 0:
+            return []
+        stream = seeds.generator(self.seed, "minibatches", index, client)
+        return batches(
+            n,
+            self.options.batch_size,
+            self.counts[client],
+            stream,
+            replacement=self.options.replacement,
+        )

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ntk_fed.params import Params
+from ntk_fed.fedavg.locals import Stacked
+from ntk_fed.params import Params, shifted
 
 
 def average(
@@ -20,13 +21,7 @@ def average(
     server_step_size: float = 1.0,
 ) -> Params:
     """``start + server_step_size · Σ w_i (θ_i − start)`` in new tensors."""
-    moved = {}
-    for name, origin in start.items():
-        total = torch.zeros_like(origin)
-        for client, weight in zip(locals_, weights.tolist(), strict=True):
-            total.add_(client[name] - origin, alpha=weight)
-        moved[name] = torch.add(origin, total, alpha=server_step_size)
-    return moved
+    return shifted(start, Stacked(locals_, start).movement(weights), server_step_size)
 
 
 def sample(clients: int, share: float, generator: torch.Generator) -> list[int]:

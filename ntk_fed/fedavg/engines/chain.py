@@ -1,0 +1,256 @@
+"""A network seen as a chain of dense layers, or not at all.
+
+Floor 4. One forward pass is watched; what it did is kept as a list of layers if each
+operation took what the one before it gave, and refused otherwise. The chain is then
+compared with the network, so that a wrong reading costs speed and never digits.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ntk_fed.params import Params, call, own_buffers
+
+aten = torch.ops.aten
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """A function of each entry and its derivative.
+
+    Attributes:
+        value: of the pre-activations, which it may overwrite.
+        pull: gradient by the values, and what was kept, to gradient by pre-activations.
+        keeps_input: does ``pull`` need the pre-activations, or the values?
+    """
+
+    value: Callable[[Tensor], Tensor]
+    pull: Callable[[Tensor, Tensor], Tensor]
+    keeps_input: bool = False
+
+
+def _identity(values: Tensor) -> Tensor:
+    return values
+
+
+IDENTITY = Activation(_identity, lambda gradient, kept: gradient)
+RELU = Activation(torch.relu_, lambda g, kept: aten.threshold_backward(g, kept, 0))
+TANH = Activation(torch.tanh_, aten.tanh_backward)
+SIGMOID = Activation(torch.sigmoid_, aten.sigmoid_backward)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """``activation((factor · h) Wᵀ + b)``.
+
+    Attributes:
+        weight: name of W among parameters and frozen state, or W itself where the
+            network computes it from its buffers.
+        bias: name of b; ``None`` for none.
+        factor: number that the input is multiplied by.
+        activation: after the layer.
+    """
+
+    weight: str | Tensor
+    bias: str | None
+    factor: float
+    activation: Activation
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Dense layers, one after the other, and a number the outputs are multiplied by."""
+
+    layers: tuple[Layer, ...]
+    factor: float
+
+    def outputs(self, params: Params, state: Params, x: Tensor) -> Tensor:
+        """What the network returns, ``(n, o)``, the slow way."""
+        values = {**state, **params}
+        h = x.flatten(1)
+        for layer in self.layers:
+            weight = layer.weight
+            weight = values[weight] if isinstance(weight, str) else weight
+            bias = None if layer.bias is None else values[layer.bias]
+            h = layer.activation.value(F.linear(layer.factor * h, weight, bias))
+        return self.factor * h
+
+
+def chain_of(
+    model: torch.nn.Module, params: Params, state: Params, x: Tensor
+) -> Chain | str:
+    """The network as a chain, or why it is none.
+
+    Args:
+        model: network returning ``(n, o)``.
+        params: trainable parameters.
+        state: frozen parameters and buffers.
+        x: inputs, ``(n, ...)``; all are used to compare chain and network, at two
+            points.
+    """
+    watch = _Watch(params, state, x[:2])
+    with torch.no_grad(), watch:
+        outputs = call(model, params, watch.value, own_buffers(model, state))
+    if watch.reason is None and outputs is not watch.value:
+        watch.reason = "its outputs are not those of its last dense layer"
+    if watch.reason is None and not watch.layers:
+        watch.reason = "it has no dense layer"
+    if watch.reason is not None:
+        return watch.reason
+    found = Chain(tuple(watch.layers), watch.factor)
+    for point in (params, {name: value * 1.25 for name, value in params.items()}):
+        with torch.no_grad():
+            theirs = call(model, point, x, own_buffers(model, state))
+            ours = found.outputs(point, state, x)
+        slack = torch.finfo(theirs.dtype).eps ** 0.75 * (1 + theirs.abs().max())
+        if ours.shape != theirs.shape or not (ours - theirs).abs().max() <= slack:
+            return "it does more than its dense layers show"
+    return found
+
+
+class _Watch(TorchFunctionMode):
+    """Follows one tensor through a forward pass."""
+
+    def __init__(self, params: Params, state: Params, x: Tensor) -> None:
+        super().__init__()
+        values = {**state, **params}
+        self.names = {id(value): name for name, value in values.items()}
+        self.value: Tensor = x
+        # What no training changes; kept alive, so that no other tensor has their id.
+        self.constants = {id(value): value for value in state.values()}
+        self.layers: list[Layer] = []
+        self.used: set[str] = set()
+        self.factor = 1.0
+        self.fresh = False  # has the last layer its activation still to come?
+        self.reason: str | None = None
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self.reason is not None or not isinstance(result, Tensor):
+            return result
+        given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        if not any(v is self.value for v in given):
+            if given and all(id(v) in self.constants for v in given):
+                self.constants[id(result)] = result
+        else:
+            self.reason = self._follow(func, args, kwargs, given, result)
+            self.value = result
+        return result
+
+    def _follow(
+        self, func: Any, args: tuple, kwargs: dict, given: list[Tensor], result: Tensor
+    ) -> str | None:
+        """Take one operation on the followed tensor into the chain, or say why not."""
+        if func is F.linear:
+            return self._linear(*args, **kwargs)
+        if len(given) > 1:
+            return f"{_name(func)} combines two tensors"
+        number = _scaling(func, args)
+        if number is not None:
+            self.factor *= number
+            self.fresh = False
+            return None
+        if result.numel() == self.value.numel() and func in _RESHAPES:
+            if result.ndim == 2 and len(result) == len(self.value):
+                return None
+            return f"{_name(func)} gives shape {tuple(result.shape)}"
+        activation = _activation(func, args[1:], kwargs)
+        if activation is None:
+            return f"{_name(func)} is no operation of a chain"
+        if activation is IDENTITY:
+            return None
+        if not self.fresh:
+            return f"{_name(func)} does not follow a dense layer"
+        self.layers[-1] = dataclasses.replace(self.layers[-1], activation=activation)
+        self.fresh = False
+        return None
+
+    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None):
+        if x is not self.value or x.ndim != 2:
+            return "a dense layer acts on more than the samples' vectors"
+        names = [self.names.get(id(v)) for v in (weight, bias) if v is not None]
+        if any(name in self.used for name in names if name is not None):
+            return "a parameter is used twice"
+        self.used |= {name for name in names if name is not None}
+        own = self.names.get(id(weight))
+        if own is None and id(weight) not in self.constants:
+            return "a weight is computed on the way"
+        if bias is not None and self.names.get(id(bias)) is None:
+            return "a bias is computed on the way"
+        name = None if bias is None else self.names[id(bias)]
+        weight_ = weight if own is None else own
+        self.layers.append(Layer(weight_, name, self.factor, IDENTITY))
+        self.factor, self.fresh = 1.0, True
+        return None
+
+
+def _name(func: Any) -> str:
+    return getattr(func, "__name__", str(func)).strip("_")
+
+
+_RESHAPES = {
+    torch.flatten,
+    torch.Tensor.flatten,
+    torch.Tensor.reshape,
+    torch.reshape,
+    torch.Tensor.view,
+}
+_MULTIPLIES = ("mul", "__mul__", "__rmul__")
+_UNARY = {
+    **dict.fromkeys(
+        (torch.relu, torch.relu_, F.relu, F.relu_, torch.Tensor.relu), RELU
+    ),
+    **dict.fromkeys((torch.tanh, F.tanh, torch.Tensor.tanh), TANH),
+    **dict.fromkeys((torch.sigmoid, F.sigmoid, torch.Tensor.sigmoid), SIGMOID),
+}
+
+
+def _activation(func: Any, rest: tuple, options: dict) -> Activation | None:
+    """The activation that a call is; ``None`` if it is none of ours."""
+    if func in _UNARY:
+        return _UNARY[func]
+    if func is F.silu:
+        return Activation(F.silu, aten.silu_backward, keeps_input=True)
+    if func is F.gelu:
+        kind = rest[0] if rest else options.get("approximate", "none")
+        return Activation(
+            lambda z: F.gelu(z, approximate=kind),
+            lambda g, z: aten.gelu_backward(g, z, approximate=kind),
+            keeps_input=True,
+        )
+    if func is F.leaky_relu:
+        slope = rest[0] if rest else options.get("negative_slope", 0.01)
+        return Activation(
+            lambda z: F.leaky_relu(z, slope),
+            lambda g, z: aten.leaky_relu_backward(g, z, slope, False),
+            keeps_input=True,
+        )
+    if func is F.dropout:
+        training = rest[1] if len(rest) > 1 else options.get("training", True)
+        p = rest[0] if rest else options.get("p", 0.5)
+        return IDENTITY if not training or p == 0 else None
+    return None
+
+
+def _scaling(func: Any, args: tuple) -> float | None:
+    """The number that a call multiplies by."""
+    numbers = [v for v in args if isinstance(v, int | float)]
+    if len(args) != 2 or len(numbers) != 1:
+        return None
+    if func in (
+        torch.Tensor.mul,
+        torch.Tensor.__mul__,
+        torch.Tensor.__rmul__,
+        torch.mul,
+    ):
+        return float(numbers[0])
+    divides = func in (torch.Tensor.div, torch.Tensor.__truediv__, torch.div)
+    if divides and isinstance(args[1], int | float):
+        return 1 / args[1]
+    return None

@@ -1,0 +1,255 @@
+"""Dense networks: groups of clients at once, without autograd.
+
+Floor 4. A group goes through all its local steps while what it works on is in the
+cache; weights are kept in whichever form of :mod:`weights` costs least.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ntk_fed.fedavg import losses
+from ntk_fed.fedavg.engines.chain import Chain
+from ntk_fed.fedavg.engines.cost import Forms
+from ntk_fed.fedavg.engines.samples import (
+    Batch,
+    Samples,
+    all_samples,
+    by_number,
+    in_sequence,
+)
+from ntk_fed.fedavg.engines.weights import (
+    Explicit,
+    Movement,
+    Rows,
+    Series,
+    Shared,
+    Weights,
+    taken,
+)
+from ntk_fed.fedavg.locals import Locals
+from ntk_fed.fedavg.work import Work
+from ntk_fed.params import Params, difference, squared_norm
+
+
+class Dense:
+    """Engine ``"dense"``.
+
+    Args:
+        chain: the network.
+        state: frozen parameters and buffers.
+        form: one form of weights for all layers, for tests; ``None`` is the cheapest.
+        group: clients in a group; ``None`` is as many as the cache takes.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        state: Params,
+        *,
+        form: str | None = None,
+        group: int | None = None,
+    ) -> None:
+        self.chain, self.state = chain, state
+        self.form, self.group = form, group
+
+    def run(self, start: Params, work: Work) -> Iterator[Locals]:
+        """The clients after each local step if watched, else after the last."""
+        count = len(work.step_sizes)
+        forms = Forms.of(self.chain, {**self.state, **start}, start, work, self.form)
+        parts = forms.groups(self.group)
+        if not work.watched:
+            groups = []
+            for part in parts:
+                one = _Group(self, forms, part, start, work)
+                for k in range(one.steps):
+                    one.step(k, work.step_sizes[k])
+                groups.append(one.left())
+            yield Factored(groups, start, len(work.clients))
+            return
+        running = [_Group(self, forms, part, start, work) for part in parts]
+        for k in range(count):
+            for one in running:
+                if k < one.steps:
+                    one.step(k, work.step_sizes[k])
+            yield Factored([one.left() for one in running], start, len(work.clients))
+
+    def samples(self, forms: Forms, work: Work, part: list[int]) -> Samples:
+        """The group's samples of this round; full batches are kept between rounds."""
+        if forms.samples == "all":
+            return all_samples(work, part)
+        steps = max(len(work.batches[i]) for i in part)
+        if forms.samples == "sequence":
+            return in_sequence(work, part, steps)
+        return by_number(work, part, steps)
+
+
+class _Group:
+    """Some clients in one round."""
+
+    def __init__(
+        self, engine: Dense, forms: Forms, part: list[int], start: Params, work: Work
+    ) -> None:
+        self.chain, self.part, self.loss = engine.chain, part, work.objective.loss
+        self.clients = len(part)
+        self.start = start
+        self.samples = engine.samples(forms, work, part)
+        self.steps = len(self.samples.batches)
+        self.x = self.samples.x.flatten(2) * self.chain.layers[0].factor
+        values = {**engine.state, **start}
+        self.weights = [
+            self._weights(k, forms.layers[k], values, work.watched)
+            for k in range(len(self.chain.layers))
+        ]
+        trained = [
+            one.trained or layer.bias in start
+            for one, layer in zip(self.weights, self.chain.layers, strict=True)
+        ]
+        self.lowest = trained.index(True) if any(trained) else len(trained)
+        self.biases = {
+            layer.bias: values[layer.bias].expand(self.clients, -1)
+            for layer in self.chain.layers
+            if layer.bias is not None
+        }
+
+    def _weights(self, k: int, form: str, values: Params, watched: bool) -> Weights:
+        layer = self.chain.layers[k]
+        name = layer.weight
+        weight = values[name] if isinstance(name, str) else name
+        match form:
+            case "shared":
+                return Shared(weight)
+            case "explicit":
+                return Explicit(weight, self.clients, watched=watched)
+            case "rows":
+                return Rows(weight, self.x, watched=watched)
+        rows = sum(batch.weights.shape[1] for batch in self.samples.batches)
+        once = not self.samples.repeated or self.steps == 1
+        known = self.x if k == 0 and once else None
+        return Series(weight, self.clients, rows, known)
+
+    def step(self, k: int, step_size: float) -> None:
+        """All clients of the group descend once."""
+        batch = self.samples.batches[k]
+        inputs, kept = self._forward(batch)
+        d = self._output_gradient(inputs[-1], batch)
+        layers = self.chain.layers
+        for index in reversed(range(self.lowest, len(layers))):
+            layer, own = layers[index], self.weights[index]
+            d = layer.activation.pull(d, kept[index])
+            bias = layer.bias
+            if bias in self.start:
+                assert bias is not None
+                gradient = d.sum(dim=1)
+                self.biases[bias] = self.biases[bias] - step_size * gradient
+            if index > 0 and layer.factor != 1.0:
+                d = d * layer.factor
+            below = own.backward(d) if index > self.lowest else None
+            if own.trained:
+                own.update(d, inputs[index], step_size, batch.where)
+            if below is not None:
+                d = below
+
+    def _output_gradient(self, values: Tensor, batch: Batch) -> Tensor:
+        factor = self.chain.factor
+        outputs = values if factor == 1.0 else values * factor
+        d = losses.output_gradient(self.loss, outputs, batch.y, batch.weights)
+        return d if factor == 1.0 else d * factor
+
+    def _forward(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+        """What each layer takes, and what its activation's derivative needs."""
+        h = taken(self.x, batch.where)
+        inputs, kept = [], []
+        for k, (layer, own) in enumerate(
+            zip(self.chain.layers, self.weights, strict=True)
+        ):
+            inputs.append(h)
+            z = own.forward(h, batch.where)
+            if k > 0 and layer.factor != 1.0:
+                z.mul_(layer.factor)
+            if layer.bias is not None:
+                z.add_(self.biases[layer.bias][:, None])
+            h = layer.activation.value(z)
+            kept.append(z if layer.activation.keeps_input else h)
+        inputs.append(h)
+        return inputs, kept
+
+    def left(self) -> "Left":
+        """The clients as they are now."""
+        return Left(
+            self.part,
+            self.start,
+            {
+                layer.weight: own.kept()
+                for layer, own in zip(self.chain.layers, self.weights, strict=True)
+                if isinstance(layer.weight, str) and own.trained
+            },
+            {k: v for k, v in self.biases.items() if k in self.start},
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """What a group leaves: weights in their forms, biases one by one."""
+
+    part: list[int]
+    start: Params
+    weights: dict[str, Weights]
+    biases: Params
+
+    def client(self, i: int) -> Params:
+        """Parameters of the i-th client of the group."""
+        moved = {name: own.moved(i) for name, own in self.weights.items()}
+        moved |= {name: v[i] - self.start[name] for name, v in self.biases.items()}
+        return {
+            name: value + moved[name] if name in moved else value
+            for name, value in self.start.items()
+        }
+
+    def add_movement(self, totals: dict[str, Movement], weights: Tensor) -> None:
+        """Add the group's share, ``weights`` those of all clients."""
+        share = weights[self.part]
+        for name, own in self.weights.items():
+            own.add_movement(totals[name], share)
+        for name, values in self.biases.items():
+            totals[name].total += share @ (values - self.start[name])
+
+
+class Factored(Locals):
+    """The clients of a round by groups, their weights in whatever form they are."""
+
+    def __init__(self, groups: list[Left], start: Params, clients: int) -> None:
+        self.start = start
+        self._where: dict[int, tuple[Left, int]] = {
+            i: (group, k) for group in groups for k, i in enumerate(group.part)
+        }
+        self._groups, self._clients = groups, clients
+
+    def __getitem__(self, name: str) -> Tensor:
+        """All clients' values of one parameter, ``(c, *shape)``."""
+        return torch.stack([self.client(i)[name] for i in range(self._clients)])
+
+    def client(self, position: int) -> Params:
+        """The client at that position; one without samples is at the start."""
+        if position not in self._where:
+            return self.start
+        group, k = self._where[position]
+        return group.client(k)
+
+    def movement(self, weights: Tensor) -> Params:
+        """From the factors, in few products."""
+        totals = {name: Movement(value) for name, value in self.start.items()}
+        for group in self._groups:
+            origin = next(iter(self.start.values()))
+            group.add_movement(totals, weights.to(origin))
+        return {name: total.finished() for name, total in totals.items()}
+
+    def squared_movements(self) -> Tensor:
+        """One client after the other."""
+        found = [
+            squared_norm(difference(self.client(i), self.start))
+            for i in range(self._clients)
+        ]
+        return torch.tensor(found, dtype=torch.float64)

@@ -1,0 +1,123 @@
+"""The samples that a group of clients sees in a round, as batches of equal shape.
+
+Floor 4. Clients with fewer samples are padded with rows of zeros whose weight is 0, so
+that they change nothing.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from ntk_fed.fedavg.engines.weights import Where
+from ntk_fed.fedavg.work import Work
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One local step of a group.
+
+    Attributes:
+        where: its rows among those of the group.
+        y: targets, ``(c, b, …)``.
+        weights: of each row in its client's mean, ``(c, b)``; 0 for padding.
+    """
+
+    where: Where
+    y: Tensor
+    weights: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """All local steps of a group.
+
+    Attributes:
+        x: the rows, ``(c, u, …)``.
+        batches: one per local step; a step is a range of rows, or names rows by number.
+        repeated: may a row be seen in more than one step?
+    """
+
+    x: Tensor
+    batches: list[Batch]
+    repeated: bool
+
+
+def all_samples(work: Work, group: list[int]) -> Samples:
+    """Every step is the full batch: one batch, used again and again."""
+    x, y, weights = _padded([work.data[i] for i in group])
+    batch = Batch(None, y, weights)
+    steps = [len(work.batches[i]) for i in group]
+    alike = len(set(steps)) == 1
+    batches = [batch] * max(steps)
+    if not alike:  # a client that is done weighs nothing
+        counts = torch.tensor(steps, device=x.device)
+        batches = [
+            dataclasses.replace(batch, weights=weights * (counts > k)[:, None])
+            for k in range(max(steps))
+        ]
+    return Samples(x, batches, repeated=True)
+
+
+def in_sequence(work: Work, group: list[int], steps: int) -> Samples:
+    """The rows of one step after those of the step before, whatever was seen before."""
+    parts = [padded_step(work, group, k) for k in range(steps)]
+    x = torch.cat([part[0] for part in parts], dim=1)
+    batches, begin = [], 0
+    for part in parts:
+        where = slice(begin, begin + part[0].shape[1])
+        batches.append(Batch(where, *part[1:]))
+        begin = where.stop
+    return Samples(x, batches, repeated=False)
+
+
+def by_number(work: Work, group: list[int], steps: int) -> Samples:
+    """All rows of each client, of which a step names some."""
+    x, y, _ = _padded([work.data[i] for i in group])
+    batches = []
+    clients = torch.arange(len(group), device=x.device)[:, None]
+    for k in range(steps):
+        width = max(work.drawn(i, k) for i in group)
+        where = torch.zeros(len(group), width, dtype=torch.int64)
+        weights = torch.zeros(len(group), width, dtype=x.dtype)
+        for row, i in enumerate(group):
+            count = work.drawn(i, k)
+            if count:
+                own = work.batches[i][k]
+                where[row, :count] = torch.arange(count) if own is None else own
+                weights[row, :count] = 1 / count
+        where = where.to(x.device)
+        batches.append(Batch(where, y[clients, where], weights.to(x.device)))
+    return Samples(x, batches, repeated=True)
+
+
+def padded_step(
+    work: Work, group: list[int], step: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs ``(c, b, …)``, targets and weights of one local step of a group."""
+    return _padded(
+        [
+            batch
+            if (batch := work.batch(i, step)) is not None
+            else (work.data[i][0][:0], work.data[i][1][:0])
+            for i in group
+        ]
+    )
+
+
+def _padded(data: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs ``(c, u, …)``, targets and weights of clients of unequal size."""
+    counts = [len(x) for x, _ in data]
+    u = max(counts)
+    if min(counts) == u:
+        x, y = (torch.stack(parts) for parts in zip(*data, strict=True))
+        return x, y, x.new_full((len(data), u), 1 / u if u else 0.0)
+    x, y = (
+        parts[0].new_zeros(len(data), u, *parts[0].shape[1:])
+        for parts in zip(*data, strict=True)
+    )
+    weights = x.new_zeros(len(data), u)
+    for i, (own_x, own_y) in enumerate(data):
+        x[i, : counts[i]], y[i, : counts[i]] = own_x, own_y
+        weights[i, : counts[i]] = 1 / counts[i] if counts[i] else 0.0
+    return x, y, weights

@@ -1,0 +1,314 @@
+"""The weights of one dense layer at several clients, in four forms.
+
+Floor 4. Clients start a round from one weight ``W`` and differ by what they learn,
+
+    W_i = W + Σ_s d_sᵀ a_s      (d: − step size × sensitivities, a: the layer's inputs)
+
+which has low rank as long as few samples were seen. :class:`Explicit` keeps ``W_i``
+itself; :class:`Rows` keeps the d of inputs that stay the same (a first layer), summed
+over steps, and works in the space of those samples' Gram matrix; :class:`Series` keeps
+all d and a one after another; :class:`Shared` is frozen. All are exact.
+
+Shapes: ``c`` clients, ``b`` samples of a step, ``u`` rows kept, ``(out, in)`` the
+layer.
+"""
+
+import abc
+import copy
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Where = slice | Tensor | None  # rows of a step: a range, ``(c, b)`` numbers, or all
+
+
+class Weights(abc.ABC):
+    """One layer's weights at the clients of a group."""
+
+    trained = True
+
+    @abc.abstractmethod
+    def forward(self, a: Tensor, where: Where) -> Float[Tensor, "c b out"]:
+        """``a W_iᵀ``; a first layer in the space of its samples ignores ``a``."""
+
+    @abc.abstractmethod
+    def backward(self, d: Float[Tensor, "c b out"]) -> Float[Tensor, "c b in"]:
+        """``d W_i``."""
+
+    @abc.abstractmethod
+    def update(self, d: Tensor, a: Tensor, step_size: float, where: Where) -> None:
+        """``W_i ← W_i − step_size · dᵀ a``."""
+
+    @abc.abstractmethod
+    def add_movement(self, total: "Movement", share: Float[Tensor, " c"]) -> None:
+        """Add ``Σ share_i (W_i − W)`` to a total."""
+
+    @abc.abstractmethod
+    def moved(self, i: int) -> Float[Tensor, "out in"]:
+        """``W_i − W``."""
+
+    def kept(self) -> "Weights":
+        """As they are now, whatever is updated later."""
+        return self
+
+
+class Movement:
+    """A sum of ``dᵀ a`` over many groups, multiplied in few large products."""
+
+    _ENOUGH = 512  # rows
+
+    def __init__(self, like: Tensor) -> None:
+        self.total = torch.zeros_like(like)
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._rows = 0
+
+    def add_product(self, d: Tensor, a: Tensor) -> None:
+        """``total += dᵀ a`` for ``(r, out)`` and ``(r, in)``, now or later."""
+        self._waiting.append((d, a))
+        self._rows += len(d)
+        if self._rows >= self._ENOUGH:
+            self._multiply()
+
+    def finished(self) -> Tensor:
+        """The sum, ``(out, in)``."""
+        self._multiply()
+        return self.total
+
+    def _multiply(self) -> None:
+        if self._waiting:
+            left, right = (
+                parts[0] if len(parts) == 1 else torch.cat(parts)
+                for parts in zip(*self._waiting, strict=True)
+            )
+            self.total.addmm_(left.T, right)
+        self._waiting, self._rows = [], 0
+
+
+class Shared(Weights):
+    """A weight that is the same at all clients and never moves."""
+
+    trained = False
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    def forward(self, a: Tensor, where: Where) -> Tensor:
+        """``a Wᵀ``."""
+        return a @ self.weight.T
+
+    def backward(self, d: Tensor) -> Tensor:
+        """``d W``."""
+        return d @ self.weight
+
+    def update(self, d: Tensor, a: Tensor, step_size: float, where: Where) -> None:
+        """Never called."""
+        raise AssertionError("a frozen weight was updated")
+
+    def add_movement(self, total: Movement, share: Tensor) -> None:
+        """Nothing."""
+
+    def moved(self, i: int) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(self.weight)
+
+
+class Explicit(Weights):
+    """Each client's own weight, ``(c, out, in)``."""
+
+    def __init__(self, weight: Tensor, clients: int, *, watched: bool) -> None:
+        self.start = weight
+        self.own = weight.expand(clients, *weight.shape)
+        self.mine = False  # nobody else's memory: it may be overwritten
+        self.watched = watched
+
+    def forward(self, a: Tensor, where: Where) -> Tensor:
+        """``a W_iᵀ``, one product per client."""
+        return torch.bmm(a, self.own.mT)
+
+    def backward(self, d: Tensor) -> Tensor:
+        """``d W_i``."""
+        return torch.bmm(d, self.own)
+
+    def update(self, d: Tensor, a: Tensor, step_size: float, where: Where) -> None:
+        """In place, unless somebody keeps what was there."""
+        if self.mine:
+            self.own.baddbmm_(d.mT, a, alpha=-step_size)
+            return
+        self.own = torch.baddbmm(self.own, d.mT, a, alpha=-step_size)
+        self.mine = not self.watched
+
+    def add_movement(self, total: Movement, share: Tensor) -> None:
+        """From the differences."""
+        gaps = (self.own - self.start).flatten(1)
+        total.total.view(-1).addmv_(gaps.T, share)
+
+    def moved(self, i: int) -> Tensor:
+        """The difference."""
+        return self.own[i] - self.start
+
+    def kept(self) -> Weights:
+        """The weights now: they are not overwritten if watched."""
+        return copy.copy(self)
+
+
+class Rows(Weights):
+    """A first layer whose samples come again: their d summed, ``(c, u, out)``.
+
+    Args:
+        weight: where the round starts.
+        x: the rows, ``(c, u, in)``; a row of zeros stands for none.
+    """
+
+    def __init__(self, weight: Tensor, x: Tensor, *, watched: bool) -> None:
+        self.weight, self.x = weight, x
+        self.gram: Tensor | None = None  # x xᵀ, (c, u, u)
+        self.before = _times(x, weight)  # (c, u, out): what the round starts from
+        self.d: Tensor | None = None
+        self.watched = watched
+
+    def forward(self, a: Tensor, where: Where) -> Tensor:
+        """``x Wᵀ + (x xᵀ) d`` at the rows of the step."""
+        before = taken(self.before, where)
+        if self.d is None:
+            return before.clone()
+        if self.gram is None:
+            self.gram = torch.bmm(self.x, self.x.mT)
+        return torch.baddbmm(before, taken(self.gram, where), self.d)
+
+    def backward(self, d: Tensor) -> Tensor:
+        """Never called."""
+        raise AssertionError("nothing lies below a first layer")
+
+    def update(self, d: Tensor, a: Tensor, step_size: float, where: Where) -> None:
+        """Add to the d of those rows."""
+        if self.d is None:
+            if where is None:
+                self.d = d.mul(-step_size)
+                return
+            self.d = torch.zeros_like(self.before)
+        elif self.watched:
+            self.d = self.d.clone()
+        if where is None:
+            self.d.add_(d, alpha=-step_size)
+        else:
+            _add_rows(self.d, where, d, -step_size)
+
+    def add_movement(self, total: Movement, share: Tensor) -> None:
+        """``Σ dᵀ x``."""
+        if self.d is not None:
+            x = share[:, None, None] * self.x
+            total.add_product(self.d.flatten(0, 1), x.flatten(0, 1))
+
+    def moved(self, i: int) -> Tensor:
+        """``dᵀ x``."""
+        if self.d is None:
+            return torch.zeros_like(self.weight)
+        return self.d[i].T @ self.x[i]
+
+    def kept(self) -> Weights:
+        """The d now: they are not overwritten if watched."""
+        return copy.copy(self)
+
+
+@dataclasses.dataclass
+class _History:
+    """Room for all d and a of a round, filled step by step."""
+
+    d: Tensor  # (c, r, out)
+    a: Tensor  # (c, r, in)
+
+
+class Series(Weights):
+    """All d and a of the round, one step after another.
+
+    Args:
+        weight: where the round starts.
+        clients: how many.
+        rows: samples a client sees in the round, in all.
+        x: the inputs of all steps where they are known beforehand (a first layer),
+            ``(c, rows, in)``.
+    """
+
+    def __init__(
+        self, weight: Tensor, clients: int, rows: int, x: Tensor | None = None
+    ) -> None:
+        out, inputs = weight.shape
+        self.weight = weight
+        a = weight.new_empty(clients, rows, inputs) if x is None else x
+        self.history = _History(weight.new_empty(clients, rows, out), a)
+        self.before = None if x is None else _times(x, weight)
+        self.first = x is not None
+        self.filled = 0
+
+    def forward(self, a: Tensor, where: Where) -> Tensor:
+        """``a Wᵀ + (a a_sᵀ) d_s`` over the steps s before."""
+        if self.before is None:
+            z = _times(a, self.weight)
+        else:
+            step = slice(self.filled, self.filled + a.shape[1])
+            z = self.before[:, step].contiguous()
+        if self.filled == 0:
+            return z
+        d, seen = self._seen()
+        return z.baddbmm_(torch.bmm(a, seen.mT), d)
+
+    def backward(self, d: Tensor) -> Tensor:
+        """``d W + (d d_sᵀ) a_s`` over the steps s before."""
+        da = (d.flatten(0, 1) @ self.weight).unflatten(0, d.shape[:2])
+        if self.filled == 0:
+            return da
+        kept, seen = self._seen()
+        return da.baddbmm_(torch.bmm(d, kept.mT), seen)
+
+    def update(self, d: Tensor, a: Tensor, step_size: float, where: Where) -> None:
+        """Append."""
+        step = slice(self.filled, self.filled + d.shape[1])
+        torch.mul(d, -step_size, out=self.history.d[:, step])
+        if not self.first:
+            self.history.a[:, step] = a
+        self.filled += d.shape[1]
+
+    def add_movement(self, total: Movement, share: Tensor) -> None:
+        """``Σ d_sᵀ a_s``."""
+        d, a = self._seen()
+        a = share[:, None, None] * a
+        total.add_product(d.flatten(0, 1), a.flatten(0, 1))
+
+    def moved(self, i: int) -> Tensor:
+        """``Σ d_sᵀ a_s``."""
+        d, a = self._seen()
+        return d[i].T @ a[i]
+
+    def kept(self) -> Weights:
+        """The steps so far: later ones are written behind them."""
+        return copy.copy(self)
+
+    def _seen(self) -> tuple[Tensor, Tensor]:
+        return self.history.d[:, : self.filled], self.history.a[:, : self.filled]
+
+
+def _times(a: Tensor, weight: Tensor) -> Tensor:
+    """``a Wᵀ`` of all clients in one product, ``(c, r, out)``."""
+    return (a.flatten(0, 1) @ weight.T).unflatten(0, a.shape[:2])
+
+
+def taken(values: Tensor, where: Where) -> Tensor:
+    """Rows ``(c, b, …)`` of ``(c, u, …)``."""
+    if where is None:
+        return values
+    if isinstance(where, slice):
+        return values[:, where]
+    clients = torch.arange(len(values), device=values.device)[:, None]
+    return values[clients, where]
+
+
+def _add_rows(total: Tensor, where: slice | Tensor, d: Tensor, factor: float) -> None:
+    """``total[i, where_ij] += factor · d_ij``; a row may be named more than once."""
+    if isinstance(where, slice):
+        total[:, where].add_(d, alpha=factor)
+        return
+    rows = torch.arange(len(total), device=total.device)[:, None] * total.shape[1]
+    flat = (rows + where).flatten()
+    total.flatten(0, 1).index_add_(0, flat, d.flatten(0, 1), alpha=factor)

@@ -1,0 +1,287 @@
+"""Every engine does what the loop over clients does, for any group and any form."""
+
+import importlib
+
+import pytest
+import torch
+from federations import UNEQUAL
+from torch import nn
+from torch.testing import assert_close
+
+import ntk_fed as nf
+from ntk_fed import fedavg
+from ntk_fed.data import Dataset, Partition
+from ntk_fed.fedavg import engines
+from ntk_fed.fedavg.engines import dense, vectorised
+from ntk_fed.fedavg.engines.chain import Chain, chain_of
+from ntk_fed.params import frozen_state, trainable
+
+FORMS = [None, "explicit", "rows", "series"]
+# Movements of order one, sums of a few hundred products: float64 rounds at 1e-14.
+CLOSE = {"rtol": 1e-11, "atol": 1e-12}
+
+
+class Frozen(nn.Module):
+    """Frozen in the middle, biases here and there, a factor in front of everything."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.first, self.middle = nn.Linear(4, 9, bias=False), nn.Linear(9, 7)
+        self.last = nn.Linear(7, outputs)
+        self.middle.weight.requires_grad_(False)
+
+    def forward(self, x):
+        h = torch.relu(self.first(2 * x))
+        return self.last(torch.tanh(self.middle(h / 3))) * 0.7
+
+
+NETWORKS = {
+    "two-layer": lambda o: nf.models.TwoLayerReLU(4, 16, seed=1),
+    "one layer": lambda o: nf.models.MLP([4, o], seed=1, bias=True),
+    "mlp": lambda o: nf.models.MLP([4, 8, 6, o], seed=1, bias=True),
+    "gelu": lambda o: nf.models.MLP([4, 8, o], seed=1, activation="gelu"),
+    "silu": lambda o: nf.models.MLP([4, 8, 8, o], seed=2, activation="silu"),
+    "frozen": Frozen,
+    "leaky": lambda o: nn.Sequential(
+        nn.Flatten(), nn.Linear(4, 8), nn.LeakyReLU(0.2), nn.Dropout(0), nn.Linear(8, o)
+    ),
+    "sigmoid": lambda o: nn.Sequential(nn.Linear(4, 8), nn.Sigmoid(), nn.Linear(8, o)),
+}
+
+
+def federation(name, outputs, clients=UNEQUAL, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = NETWORKS[name](outputs).double()
+        x = torch.randn(10, 4, dtype=torch.float64)
+        y = torch.randn(10, 1 if name == "two-layer" else outputs, dtype=torch.float64)
+    held = [torch.tensor(own, dtype=torch.int64) for own in clients]
+    return model, Partition(Dataset(x, y), held)
+
+
+def run(model, split, engine, monkeypatch=None, steps=False, **options):
+    """All items of a run by an engine, by name or as it is."""
+    given = {"rounds": 2, "local_steps": 3, "step_size": 0.1, "seed": 5} | options
+    if isinstance(engine, str):
+        return list(fedavg.rounds(model, split, engine=engine, steps=steps, **given))
+    choice = engines.Choice("planted", engine, "")
+    with monkeypatch.context() as patch:
+        module = importlib.import_module("ntk_fed.fedavg.rounds")
+        patch.setattr(module, "choose", lambda *a, **k: choice)
+        return list(fedavg.rounds(model, split, steps=steps, **given))
+
+
+def assert_same(left, right, tolerance=CLOSE):
+    """Two runs agree in everything they yielded."""
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert type(a) is type(b)
+        assert a.clients == b.clients
+        for name in a.locals:
+            assert_close(a.locals[name], b.locals[name], **tolerance)
+        for i in range(len(a.clients)):
+            for name, value in a.locals.client(i).items():
+                assert_close(value, b.locals.client(i)[name], **tolerance)
+        assert_close(
+            a.locals.squared_movements(), b.locals.squared_movements(), **tolerance
+        )
+        if isinstance(a, fedavg.Round):
+            for name, value in a.params.items():
+                assert_close(value, b.params[name], **tolerance)
+
+
+def built(model, split, **options):
+    params, state = trainable(model), frozen_state(model)
+    chain = chain_of(model, params, state, split.dataset.x)
+    assert isinstance(chain, Chain), chain
+    return dense.Dense(chain, state, **options)
+
+
+BATCHES = [
+    {},
+    {"batch_size": 2},
+    {"batch_size": 2, "local_steps": 7},
+    {"batch_size": 3, "replacement": True, "local_steps": 4},
+    {"local_steps": [1, 4, 2]},
+    {"local_steps": [5, 1, 2], "batch_size": 4},
+    {"local_steps": None, "local_epochs": 2, "batch_size": 2},
+    {"local_steps": 1},
+    {"step_size": fedavg.schedules.Power(0.1, 0.5)},
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("group", [1, 2, None])
+@pytest.mark.parametrize("batches", BATCHES, ids=str)
+def test_dense_is_the_loop(form, group, batches, monkeypatch):
+    model, split = federation("mlp", 2)
+    engine = built(model, split, form=form, group=group)
+    expected = run(model, split, "loop", **batches)
+    assert_same(run(model, split, engine, monkeypatch, **batches), expected)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_every_engine_is_the_loop(name, outputs, batch_size):
+    model, split = federation(name, outputs, ([0, 7, 3], [1, 2, 4, 5, 6], [], [8]))
+    options = {"batch_size": batch_size, "participation": 0.7}
+    expected = run(model, split, "loop", **options)
+    for engine in ("dense", "vmap", "auto"):
+        assert_same(run(model, split, engine, **options), expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("batches", BATCHES, ids=str)
+def test_watched_steps_are_those_of_the_loop_and_never_change(
+    form, batches, monkeypatch
+):
+    """All items are kept before any is looked at: later steps must leave them alone."""
+    model, split = federation("mlp", 2)
+    before = {name: value.clone() for name, value in trainable(model).items()}
+    engine = built(model, split, form=form, group=2)
+    options = {"steps": True, **batches}
+    expected = run(model, split, "loop", **options)
+    assert_same(run(model, split, engine, monkeypatch, **options), expected)
+    assert_same(run(model, split, "vmap", **options), expected)
+    for name, value in trainable(model).items():
+        assert torch.equal(value, before[name]), "the model was changed"
+
+
+@pytest.mark.parametrize("group", [1, 2, None])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"momentum": 0.9},
+        {"weight_decay": 0.3},
+        {"momentum": 0.5, "weight_decay": 0.1, "batch_size": 2},
+        {"local": "minibatch", "batch_size": 2},
+        {"local": "minibatch", "momentum": 0.5, "weight_decay": 0.1, "batch_size": 2},
+        {"momentum": 0.5, "local_steps": [1, 4, 2]},
+    ],
+    ids=str,
+)
+def test_vmap_is_the_loop(group, options, monkeypatch):
+    model, split = federation("mlp", 2)
+    engine = vectorised.Vectorised(group=group)
+    expected = run(model, split, "loop", **options)
+    assert_same(run(model, split, engine, monkeypatch, **options), expected)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs"),
+    [("logistic", 1), ("exponential", 1), ("squared-hinge", 1), ("cross-entropy", 3)],
+)
+@pytest.mark.parametrize("engine", ["dense", "vmap"])
+def test_other_losses(loss, outputs, engine):
+    model, split = federation("mlp", outputs)
+    y = split.dataset.y.sign() if outputs == 1 else split.dataset.y.argmax(dim=1)
+    split = Partition(Dataset(split.dataset.x, y), split.indices)
+    options = {"loss": loss, "batch_size": 2}
+    expected = run(model, split, "loop", **options)
+    assert_same(run(model, split, engine, **options), expected)
+
+
+@pytest.mark.parametrize("engine", ["dense", "vmap"])
+def test_a_loss_of_ones_own(engine):
+    def quartic(outputs, targets):
+        return (outputs - targets).pow(4).sum(dim=1) / 9
+
+    model, split = federation("mlp", 2)
+    expected = run(model, split, "loop", loss=quartic)
+    assert_same(run(model, split, engine, loss=quartic), expected)
+
+
+def test_a_parameter_the_network_never_uses_stays(monkeypatch):
+    model, split = federation("mlp", 2)
+    model.idle = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    for engine in ("loop", "dense", "vmap"):
+        found = run(model, split, engine)[-1]
+        assert torch.equal(found.params["idle"], torch.ones(3, dtype=torch.float64))
+
+
+class Mixed(nn.Module):
+    """No chain, for one reason at a time."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x):
+        match self.how:
+            case "residual":
+                return self.two(x + torch.relu(self.one(x)))
+            case "shared":
+                return self.two(torch.relu(self.one(torch.relu(self.one(x)))))
+            case "scaled weight":
+                return nn.functional.linear(
+                    torch.relu(self.one(x)), 2 * self.two.weight
+                )
+            case "scaled by a parameter":
+                return self.two(torch.relu(self.one(x))) * self.scale
+            case "norm":
+                return self.two(nn.functional.layer_norm(self.one(x), (4,)))
+            case "activation first":
+                return self.two(self.one(torch.relu(x)))
+            case "of the data":
+                h = torch.relu(self.one(x))
+                return self.two(h if len(x) == 2 else 2 * h)
+            case "another operation":
+                return self.two(self.one(x).abs())
+
+
+MIXED = [
+    "residual", "shared", "scaled weight", "scaled by a parameter", "norm",
+    "activation first", "of the data", "another operation",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", MIXED)
+def test_what_is_no_chain_is_told_so_and_runs_all_the_same(how):
+    _, split = federation("mlp", 2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = Mixed(how).double()
+    params, state = trainable(model), frozen_state(model)
+    assert isinstance(chain_of(model, params, state, split.dataset.x), str)
+    with pytest.raises(ValueError, match="engine='dense' cannot run this"):
+        run(model, split, "dense")
+    assert_same(run(model, split, "auto"), run(model, split, "loop"))
+
+
+def test_float32_stays_close_to_float64():
+    """Movement, not parameters: each round's is compared with float64's."""
+    model, split = federation("mlp", 2)
+    exact = run(model, split, "loop")[-1]
+    single = split.dataset.x.float(), split.dataset.y.float()
+    small = Partition(Dataset(*single), split.indices)
+    found = run(model.float(), small, "dense")[-1]
+    start = {k: v.double() for k, v in trainable(model).items()}
+    gap = sum((found.params[k] - exact.params[k]).square().sum() for k in start)
+    size = sum((exact.params[k] - start[k]).square().sum() for k in start)
+    assert gap <= 1e-10 * size
+
+
+def test_auto_says_why():
+    model, split = federation("mlp", 2)
+    asked = {"local_steps": 2, "step_size": 0.1}
+    assert fedavg.explain(model, split, **asked).startswith("engine dense")
+    words = fedavg.explain(model, split, momentum=0.5, **asked)
+    assert words.startswith("engine vmap: dense: it has neither momentum")
+    convolution = nn.Sequential(
+        nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(8, 2)
+    ).double()
+    words = fedavg.explain(convolution, split, **asked)
+    assert words.startswith("engine loop: dense: ")
+    assert "convolutions" in words
+
+
+@pytest.mark.parametrize("pair", [(1, 2), (1, 3), (2, 3)])
+def test_groups_change_nothing_but_rounding(pair, monkeypatch):
+    model, split = federation("frozen", 2)
+    left, right = (
+        run(model, split, built(model, split, group=size), monkeypatch) for size in pair
+    )
+    assert_same(left, right)
