@@ -1,4 +1,4 @@
-"""Other tools for tangent kernels: their environments, and one process for each."""
+"""Other tools: their environments, and one process for each."""
 
 import json
 import os
@@ -22,6 +22,11 @@ REQUIREMENTS = {
         ["jax==0.4.23", "jaxlib==0.4.23", "numpy<2", "scipy<1.13", "frozendict"],
         ["--no-deps", "neural-tangents==0.6.5"],
     ),
+    "flower": (
+        ["torch==2.13.0", "numpy"],
+        ["flwr[simulation]==1.41.0", "rich<15", "packaging<26"],
+    ),
+    "pfl": (["torch==2.13.0", "numpy"], ["pfl==0.6.0", "packaging<26"]),
 }
 ROUTES = {
     "ours": "ntk_fed.gram, engine auto",
@@ -61,9 +66,17 @@ def _call(*command: str) -> None:
 
 
 class Tool:
-    """The process of one tool on one case."""
+    """The process of one tool on one case, or on the cases of one folder."""
 
-    def __init__(self, name: str, case: Path, *, threads: int, device: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        case: Path,
+        *,
+        threads: int,
+        device: str,
+        worker: str = "worker.py",
+    ) -> None:
         count = str(threads)
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         self.error: str | None = None
@@ -73,7 +86,7 @@ class Tool:
         except RuntimeError as error:
             self.error = f"no environment: {error}"
             return
-        script = str(Path(__file__).with_name("worker.py"))
+        script = str(Path(__file__).with_name(worker))
         self.process = subprocess.Popen(
             [python, script, name, str(case), count, device],
             stdin=subprocess.PIPE,
