@@ -12,18 +12,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ntk_fed.errors import NoGatesError, ShapeMismatchError
 from ntk_fed.inputs import check_inputs, refuse_batch_dependence
-from ntk_fed.params import (
-    Params,
-    call,
-    complete,
-    frozen_state,
-)
+from ntk_fed.params import Params, call, complete, frozen_state
 
 _RELUS = {
     torch.relu,
@@ -98,6 +93,22 @@ class ActivationPattern:
     def flips(self, other: "ActivationPattern") -> Flips:
         """Gates that differ between two patterns of the same network and samples.
 
+        Raises as :meth:`flips_by_sample`.
+        """
+        found = self.flips_by_sample(other)
+        count = {layer: int(each.sum()) for layer, each in found.items()}
+        pairs = {layer: self.samples * width for layer, width in self.units.items()}
+        return Flips(
+            sum(count.values()) / sum(pairs.values()),
+            {layer: count[layer] / pairs[layer] for layer in count},
+            count,
+        )
+
+    def flips_by_sample(
+        self, other: "ActivationPattern"
+    ) -> dict[str, Int64[Tensor, " n"]]:
+        """Number of gates that differ on each sample, layer by layer.
+
         Raises:
             ShapeMismatchError: other layers, widths or numbers of samples.
         """
@@ -107,16 +118,14 @@ class ActivationPattern:
                 f"against {other.samples} samples, units {other.units}. Compare "
                 "patterns of one network on the same samples."
             )
-        count = {
-            layer: int(_POPCOUNT.to(b.device)[(b ^ other.bits[layer]).long()].sum())
+        return {
+            layer: _POPCOUNT.to(b.device)[(b ^ other.bits[layer]).long()].sum(dim=1)
             for layer, b in self.bits.items()
         }
-        pairs = {layer: self.samples * width for layer, width in self.units.items()}
-        return Flips(
-            sum(count.values()) / sum(pairs.values()),
-            {layer: count[layer] / pairs[layer] for layer in count},
-            count,
-        )
+
+    def all_margins(self) -> dict[str, Margins]:
+        """:meth:`margins` of every layer that has them, by one forward pass."""
+        return self._margins()
 
     def margins(self, layer: str | None = None) -> Margins:
         """Margin distance and angle of one layer; it need not be named if it is alone.

@@ -44,12 +44,18 @@ class GradientDrift:
         by_layer: the same for each parameter, one list per name.
         relative: ``by_client`` over ``‖∇F_i(θ̄)‖``; NaN where that is 0.
         aggregate: ``‖Σ w_i ∇F_i(θ_i) − ∇F(θ̄)‖``.
+        displacement: ``‖θ_i − θ̄‖`` of each client.
+        displacement_by_layer: the same for each parameter.
+        loss: ``F_i(θ̄)`` of each client.
     """
 
     by_client: list[float]
     by_layer: dict[str, list[float]]
     relative: list[float]
     aggregate: float
+    displacement: list[float]
+    displacement_by_layer: dict[str, list[float]]
+    loss: list[float]
 
 
 def gradient_drift(
@@ -77,17 +83,31 @@ def gradient_drift(
     """
     middle = average(start, locals_, weights)
     by_layer: dict[str, list[float]] = {name: [] for name in start}
-    by_client, relative = [], []
+    moved_by_layer: dict[str, list[float]] = {name: [] for name in start}
+    by_client, relative, displacement, loss = [], [], [], []
     total = zeros_like(start)
     for (x, y), own, weight in zip(data, locals_, weights.tolist(), strict=True):
-        at_middle = objective.gradient(middle, x, y)
+        value, at_middle = objective.value_and_gradient(middle, x, y)
+        loss.append(value)
+        moved = difference(own, middle)
+        displacement.append(math.sqrt(squared_norm(moved)))
+        for name, value in moved.items():
+            moved_by_layer[name].append(value.norm().item())
         gap = difference(objective.gradient(own, x, y), at_middle)
         for name, value in gap.items():
             by_layer[name].append(value.norm().item())
             total[name].add_(value, alpha=weight)
         by_client.append(math.sqrt(squared_norm(gap)))
         relative.append(ratio(by_client[-1], math.sqrt(squared_norm(at_middle))))
-    return GradientDrift(by_client, by_layer, relative, math.sqrt(squared_norm(total)))
+    return GradientDrift(
+        by_client,
+        by_layer,
+        relative,
+        math.sqrt(squared_norm(total)),
+        displacement,
+        moved_by_layer,
+        loss,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

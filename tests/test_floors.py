@@ -10,11 +10,14 @@ import ntk_fed
 PACKAGE = Path(ntk_fed.__file__).parent
 FLOORS = [
     ["errors"],
-    ["names", "measured", "seeds", "params", "inputs", "blas", "records", "executor"],
+    [
+        *("names", "measured", "seeds", "params", "inputs", "blas", "records"),
+        *("executor", "subsample"),
+    ],
     ["data", "models", "spectrum", "limits"],
-    ["jacobians", "activations"],
+    ["jacobians", "activations", "derivatives", "curvature", "features"],
     ["kernel", "fedavg"],
-    ["drift", "fedkernel"],
+    ["drift", "samplegradients", "fedkernel"],
     ["theory"],
     ["observers", "runfolder", "simulate", "start", "checks"],
     ["studies"],

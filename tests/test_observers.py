@@ -1,5 +1,6 @@
 """Observers against direct computation, and the laws that tie them together."""
 
+import functools
 import math
 
 import pytest
@@ -22,7 +23,23 @@ FACTORIES = [
     nf.observers.displacement,
     nf.observers.kernel,
     nf.observers.pl_constant,
+    nf.observers.margins,
+    nf.observers.kernel_alignment,
+    nf.observers.kernel_asymmetry,
+    nf.observers.kernel_spectrum,
+    nf.observers.linearisation_gap,
+    nf.observers.chizat_kappa,
+    nf.observers.smoothness,
+    nf.observers.semi_lipschitz,
+    functools.partial(nf.observers.local_sgd, local_steps=3, weights="samples"),
+    functools.partial(nf.observers.feature_cosines, labels=torch.arange(10) % 2),
+    functools.partial(nf.observers.feature_angles, rank=2),
 ]
+
+
+def test_every_observer_is_in_the_list():
+    listed = {getattr(f, "func", f).__name__ for f in FACTORIES} | {"contraction"}
+    assert listed == {name for name in nf.observers.__all__ if name.islower()}
 
 
 def watched(model, split, observers, **options):

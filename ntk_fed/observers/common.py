@@ -4,6 +4,7 @@ Floor 7.
 """
 
 import functools
+import numbers
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ntk_fed.data import Partition
 from ntk_fed.fedavg import LocalStep, Round
+from ntk_fed.measured import Enclosure
 from ntk_fed.params import Params, trainable
 from ntk_fed.records import Row
 
@@ -70,6 +72,62 @@ def moment_of(moment: Moment) -> tuple[int, int | None]:
     if isinstance(moment, Round):
         return moment.index + 1, None
     return moment.round + 1, moment.step
+
+
+def measured(
+    when: tuple[int, int | None],
+    quantity: str,
+    found: Enclosure | float,
+    *,
+    client: int | None = None,
+    layer: str | None = None,
+) -> Row:
+    """The row of a number, with its ends and status if it has them."""
+    if isinstance(found, Enclosure):
+        status = "certified" if found.certified else "estimate"
+        ends = found.lower, found.upper
+        return Row(*when, client, layer, quantity, found.value, *ends, status)
+    return Row(*when, client, layer, quantity, found)
+
+
+def at_least(
+    when: tuple[int, int | None],
+    quantity: str,
+    found: float,
+    *,
+    client: int | None = None,
+) -> Row:
+    """The row of an estimate from below: the true number may be larger."""
+    return Row(*when, client, None, quantity, found, found, None, "estimate")
+
+
+def rows_of(watch: Observer, moment: Moment) -> list[Row]:
+    """What an observer says of a moment, after a look at whether these are rows.
+
+    Raises:
+        ValueError: it returned something else than an iterable of :class:`Row`.
+    """
+    name = getattr(watch, "__qualname__", repr(watch))
+    found = watch(moment)
+    if isinstance(found, Row) or not isinstance(found, Iterable):
+        got = "a single Row" if isinstance(found, Row) else type(found).__name__
+        raise ValueError(
+            f"observer {name} must return an iterable of Row (a list, or write it with "
+            f"yield), got {got}. Return [row], or [] where there is nothing to say."
+        )
+    rows = list(found)
+    for row in rows:
+        if not isinstance(row, Row):
+            raise ValueError(
+                f"observer {name} must give rows nf.Row(round, step, client, layer, "
+                f"quantity, value), got {type(row).__name__} {row!r:.80}."
+            )
+        if not isinstance(row.value, numbers.Real):
+            raise ValueError(
+                f"observer {name} gave {row.quantity!r} a value of type "
+                f"{type(row.value).__name__}; a row holds one number. Use .item()."
+            )
+    return rows
 
 
 def clients_data(partition: Partition) -> list[tuple[Tensor, Tensor]]:

@@ -1,6 +1,6 @@
 """Theorems as checks: one module per paper. Numbers in, numbers out."""
 
-from ntk_fed.theory import du2019, flips, lazy
+from ntk_fed.theory import du2019, flips, lazy, twophases
 from ntk_fed.theory.condition import Condition, TheoremCheck
 
-__all__ = ["Condition", "TheoremCheck", "du2019", "flips", "lazy"]
+__all__ = ["Condition", "TheoremCheck", "du2019", "flips", "lazy", "twophases"]
