@@ -6,6 +6,7 @@ the same run takes the same way on every machine, which a resumed one needs.
 """
 
 import dataclasses
+import itertools
 import math
 
 from ntk_fed.fedavg.engines.chain import Chain
@@ -13,7 +14,8 @@ from ntk_fed.fedavg.work import Work
 from ntk_fed.params import Params
 
 OPERATIONS_PER_BYTE = 5.0
-CACHE = 8 * 2**20  # bytes that a group of clients works on
+CACHE = 16 * 2**20  # bytes that a group of clients works on
+AT_LEAST = 2  # clients: threads share products of several better than one of one
 TOGETHER = 64  # rows from which a product of all clients' rows runs at speed
 
 
@@ -140,8 +142,12 @@ class Forms:
 
     def groups(self, size: int | None = None) -> list[list[int]]:
         """Positions of the clients of each group."""
-        size = self.group if size is None else size
-        return [list(self.order[k : k + size]) for k in range(0, len(self.order), size)]
+        if not self.order:
+            return []
+        count = math.ceil(len(self.order) / (self.group if size is None else size))
+        # As equal as can be: a rest of one client runs no faster than a whole group.
+        ends = [len(self.order) * k // count for k in range(count + 1)]
+        return [list(self.order[a:b]) for a, b in itertools.pairwise(ends)]
 
 
 def _group(layers: list[str], shapes: list[tuple[int, ...]], sizes: Round) -> int:
@@ -157,4 +163,4 @@ def _group(layers: list[str], shapes: list[tuple[int, ...]], sizes: Round) -> in
             case "series":
                 entries += sizes.seen * (inputs + outputs)
     fitting = CACHE // max(1, entries * sizes.itemsize)
-    return max(1, int(fitting), math.ceil(TOGETHER / max(1, sizes.drawn)))
+    return max(AT_LEAST, int(fitting), math.ceil(TOGETHER / max(1, sizes.drawn)))

@@ -5,6 +5,7 @@ cache; weights are kept in whichever form of :mod:`weights` costs least.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -54,9 +55,13 @@ class Dense:
     ) -> None:
         self.chain, self.state = chain, state
         self.form, self.group = form, group
+        # Of the last round and of this one: other clients may take part in each.
+        self._full: dict[tuple[int, ...], Samples] = {}
+        self._kept: dict[tuple[int, ...], Samples] = {}
 
     def run(self, start: Params, work: Work) -> Iterator[Locals]:
         """The clients after each local step if watched, else after the last."""
+        self._full, self._kept = self._kept, {}
         count = len(work.step_sizes)
         forms = Forms.of(self.chain, {**self.state, **start}, start, work, self.form)
         parts = forms.groups(self.group)
@@ -77,13 +82,17 @@ class Dense:
             yield Factored([one.left() for one in running], start, len(work.clients))
 
     def samples(self, forms: Forms, work: Work, part: list[int]) -> Samples:
-        """The group's samples of this round; full batches are kept between rounds."""
+        """The group's samples of this round; full batches stay for the next one."""
+        factor = self.chain.layers[0].factor
         if forms.samples == "all":
-            return all_samples(work, part)
+            key = tuple(work.clients[i] for i in part)
+            found = self._full.get(key) or all_samples(work, part, factor)
+            self._kept[key] = found
+            return found
         steps = max(len(work.batches[i]) for i in part)
         if forms.samples == "sequence":
-            return in_sequence(work, part, steps)
-        return by_number(work, part, steps)
+            return in_sequence(work, part, steps, factor)
+        return by_number(work, part, steps, factor)
 
 
 class _Group:
@@ -97,7 +106,7 @@ class _Group:
         self.start = start
         self.samples = engine.samples(forms, work, part)
         self.steps = len(self.samples.batches)
-        self.x = self.samples.x.flatten(2) * self.chain.layers[0].factor
+        self.x = self.samples.x
         values = {**engine.state, **start}
         self.weights = [
             self._weights(k, forms.layers[k], values, work.watched)
@@ -124,7 +133,8 @@ class _Group:
             case "explicit":
                 return Explicit(weight, self.clients, watched=watched)
             case "rows":
-                return Rows(weight, self.x, watched=watched)
+                gram = functools.partial(getattr, self.samples, "gram")
+                return Rows(weight, self.x, gram, watched=watched)
         rows = sum(batch.weights.shape[1] for batch in self.samples.batches)
         once = not self.samples.repeated or self.steps == 1
         known = self.x if k == 0 and once else None

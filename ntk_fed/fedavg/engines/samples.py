@@ -5,6 +5,7 @@ that they change nothing.
 """
 
 import dataclasses
+import functools
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class Samples:
     """All local steps of a group.
 
     Attributes:
-        x: the rows, ``(c, u, …)``.
+        x: the rows, each a vector times the first layer's factor, ``(c, u, d)``.
         batches: one per local step; a step is a range of rows, or names rows by number.
         repeated: may a row be seen in more than one step?
     """
@@ -42,8 +43,13 @@ class Samples:
     batches: list[Batch]
     repeated: bool
 
+    @functools.cached_property
+    def gram(self) -> Tensor:
+        """``x xᵀ``, ``(c, u, u)``."""
+        return torch.bmm(self.x, self.x.mT)
 
-def all_samples(work: Work, group: list[int]) -> Samples:
+
+def all_samples(work: Work, group: list[int], factor: float) -> Samples:
     """Every step is the full batch: one batch, used again and again."""
     x, y, weights = _padded([work.data[i] for i in group])
     batch = Batch(None, y, weights)
@@ -56,10 +62,10 @@ def all_samples(work: Work, group: list[int]) -> Samples:
             dataclasses.replace(batch, weights=weights * (counts > k)[:, None])
             for k in range(max(steps))
         ]
-    return Samples(x, batches, repeated=True)
+    return Samples(_vectors(x, factor), batches, repeated=True)
 
 
-def in_sequence(work: Work, group: list[int], steps: int) -> Samples:
+def in_sequence(work: Work, group: list[int], steps: int, factor: float) -> Samples:
     """The rows of one step after those of the step before, whatever was seen before."""
     parts = [padded_step(work, group, k) for k in range(steps)]
     x = torch.cat([part[0] for part in parts], dim=1)
@@ -68,10 +74,10 @@ def in_sequence(work: Work, group: list[int], steps: int) -> Samples:
         where = slice(begin, begin + part[0].shape[1])
         batches.append(Batch(where, *part[1:]))
         begin = where.stop
-    return Samples(x, batches, repeated=False)
+    return Samples(_vectors(x, factor), batches, repeated=False)
 
 
-def by_number(work: Work, group: list[int], steps: int) -> Samples:
+def by_number(work: Work, group: list[int], steps: int, factor: float) -> Samples:
     """All rows of each client, of which a step names some."""
     x, y, _ = _padded([work.data[i] for i in group])
     batches = []
@@ -88,7 +94,11 @@ def by_number(work: Work, group: list[int], steps: int) -> Samples:
                 weights[row, :count] = 1 / count
         where = where.to(x.device)
         batches.append(Batch(where, y[clients, where], weights.to(x.device)))
-    return Samples(x, batches, repeated=True)
+    return Samples(_vectors(x, factor), batches, repeated=True)
+
+
+def _vectors(x: Tensor, factor: float) -> Tensor:
+    return x.flatten(2) if factor == 1.0 else factor * x.flatten(2)
 
 
 def padded_step(

@@ -16,6 +16,7 @@ layer.
 import abc
 import copy
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -57,7 +58,7 @@ class Weights(abc.ABC):
 class Movement:
     """A sum of ``dᵀ a`` over many groups, multiplied in few large products."""
 
-    _ENOUGH = 512  # rows
+    _ENOUGH = 256  # rows
 
     def __init__(self, like: Tensor) -> None:
         self.total = torch.zeros_like(like)
@@ -159,11 +160,13 @@ class Rows(Weights):
     Args:
         weight: where the round starts.
         x: the rows, ``(c, u, in)``; a row of zeros stands for none.
+        gram: gives ``x xᵀ``, ``(c, u, u)``, when it is needed.
     """
 
-    def __init__(self, weight: Tensor, x: Tensor, *, watched: bool) -> None:
-        self.weight, self.x = weight, x
-        self.gram: Tensor | None = None  # x xᵀ, (c, u, u)
+    def __init__(
+        self, weight: Tensor, x: Tensor, gram: Callable[[], Tensor], *, watched: bool
+    ) -> None:
+        self.weight, self.x, self.gram = weight, x, gram
         self.before = _times(x, weight)  # (c, u, out): what the round starts from
         self.d: Tensor | None = None
         self.watched = watched
@@ -173,9 +176,7 @@ class Rows(Weights):
         before = taken(self.before, where)
         if self.d is None:
             return before.clone()
-        if self.gram is None:
-            self.gram = torch.bmm(self.x, self.x.mT)
-        return torch.baddbmm(before, taken(self.gram, where), self.d)
+        return torch.baddbmm(before, taken(self.gram(), where), self.d)
 
     def backward(self, d: Tensor) -> Tensor:
         """Never called."""
@@ -214,10 +215,11 @@ class Rows(Weights):
 
 @dataclasses.dataclass
 class _History:
-    """Room for all d and a of a round, filled step by step."""
+    """All d and a of a round, filled step by step; d are yet to be scaled."""
 
-    d: Tensor  # (c, r, out)
-    a: Tensor  # (c, r, in)
+    d: Tensor | None  # (c, r, out)
+    a: Tensor | None  # (c, r, in)
+    scale: float
 
 
 class Series(Weights):
@@ -234,10 +236,8 @@ class Series(Weights):
     def __init__(
         self, weight: Tensor, clients: int, rows: int, x: Tensor | None = None
     ) -> None:
-        out, inputs = weight.shape
-        self.weight = weight
-        a = weight.new_empty(clients, rows, inputs) if x is None else x
-        self.history = _History(weight.new_empty(clients, rows, out), a)
+        self.weight, self.clients, self.rows = weight, clients, rows
+        self.history = _History(None, x, 1.0)
         self.before = None if x is None else _times(x, weight)
         self.first = x is not None
         self.filled = 0
@@ -251,42 +251,56 @@ class Series(Weights):
             z = self.before[:, step].contiguous()
         if self.filled == 0:
             return z
-        d, seen = self._seen()
-        return z.baddbmm_(torch.bmm(a, seen.mT), d)
+        d, seen, scale = self._seen()
+        return z.baddbmm_(torch.bmm(a, seen.mT), d, alpha=scale)
 
     def backward(self, d: Tensor) -> Tensor:
         """``d W + (d d_sᵀ) a_s`` over the steps s before."""
         da = (d.flatten(0, 1) @ self.weight).unflatten(0, d.shape[:2])
         if self.filled == 0:
             return da
-        kept, seen = self._seen()
-        return da.baddbmm_(torch.bmm(d, kept.mT), seen)
+        kept, seen, scale = self._seen()
+        return da.baddbmm_(torch.bmm(d, kept.mT), seen, alpha=scale)
 
     def update(self, d: Tensor, a: Tensor, step_size: float, where: Where) -> None:
         """Append."""
-        step = slice(self.filled, self.filled + d.shape[1])
-        torch.mul(d, -step_size, out=self.history.d[:, step])
-        if not self.first:
-            self.history.a[:, step] = a
-        self.filled += d.shape[1]
+        history, rows = self.history, d.shape[1]
+        step = slice(self.filled, self.filled + rows)
+        if rows == self.rows:  # the only step: nothing to put it behind
+            self.history = _History(d, a, -step_size)
+        else:
+            if history.d is None:
+                history.d = d.new_empty(self.clients, self.rows, d.shape[2])
+            torch.mul(d, -step_size, out=history.d[:, step])
+            if not self.first:
+                if history.a is None:
+                    history.a = a.new_empty(self.clients, self.rows, a.shape[2])
+                history.a[:, step] = a
+        self.filled += rows
 
     def add_movement(self, total: Movement, share: Tensor) -> None:
         """``Σ d_sᵀ a_s``."""
-        d, a = self._seen()
-        a = share[:, None, None] * a
+        d, a, scale = self._seen()
+        a = (scale * share)[:, None, None] * a
         total.add_product(d.flatten(0, 1), a.flatten(0, 1))
 
     def moved(self, i: int) -> Tensor:
         """``Σ d_sᵀ a_s``."""
-        d, a = self._seen()
-        return d[i].T @ a[i]
+        if self.filled == 0:
+            return torch.zeros_like(self.weight)
+        d, a, scale = self._seen()
+        return scale * (d[i].T @ a[i])
 
     def kept(self) -> Weights:
         """The steps so far: later ones are written behind them."""
         return copy.copy(self)
 
-    def _seen(self) -> tuple[Tensor, Tensor]:
-        return self.history.d[:, : self.filled], self.history.a[:, : self.filled]
+    def _seen(self) -> tuple[Tensor, Tensor, float]:
+        history = self.history
+        assert history.d is not None
+        assert history.a is not None
+        filled = slice(self.filled)
+        return history.d[:, filled], history.a[:, filled], history.scale
 
 
 def _times(a: Tensor, weight: Tensor) -> Tensor:
