@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= reports/00_demo
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check format bench reports studies clean
+.PHONY: help demo test quick torture check format bench reports studies clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ test: $(STAMP) ## every test
 
 quick: $(STAMP) ## the tests that take less than ten seconds each
 	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+torture: $(STAMP) ## a hundred runs killed at random moments; minutes
+	NTK_FED_KILLS=100 $(BIN)/python -m pytest -s tests/test_kill.py $(ARGS)
 
 check: $(STAMP) ## style and types
 	$(BIN)/ruff check .

@@ -113,10 +113,7 @@ def ours(problem: Problem, engine: str) -> Iterator[list[Tensor]]:
 def watched(problem: Problem) -> Iterator[list[Tensor]]:
     """Our rounds with drift and flips of all clients at every local step."""
     model, split = federation(problem)
-    observers = [
-        nf.observers.gradient_drift(model, split),
-        nf.observers.flips(model, split),
-    ]
+    observers = [nf.observers.divergence(model, split)]
     run = nf.fedavg.rounds(
         model,
         split,

@@ -90,6 +90,7 @@ def verdicts(records: list[dict]) -> list[list[str]]:
     deep = geometric_mean(ratios(of(records, part="deep"), "plain", "ours auto"))
     watched = of(records, part="watched")
     watching = geometric_mean(ratios(watched, "watched", "ours auto"))
+    to_loop = geometric_mean(ratios(watched, "watched", "plain"))
     exact = [r for r in of(records, part="exact") if "float64" in r]
     single = max((r["float32"]["ours auto"] for r in exact), default=None)
     double = max((r["float64"]["ours auto"] for r in exact), default=None)
@@ -105,7 +106,8 @@ def verdicts(records: list[dict]) -> list[list[str]]:
         _verdict("the same, stretch", flower, at_least, 30.0),
         _verdict("wide inputs: best direct method over ours", direct, at_least, 5.0),
         _verdict("two hidden layers: plain loop over ours", deep, at_least, 4.0),
-        _verdict("watching every step over the bare run", watching, at_most, 2.5),
+        _verdict("watching every step over our bare run", watching, at_most, 2.5),
+        _verdict("the same over the plain loop's bare run", to_loop, at_most, 2.5),
         _verdict("the same, stretch", watching, at_most, 2.0),
         _verdict("movement, float32 against float64", single, at_most, 1e-2),
         _verdict("movement, float64 against the loop", double, at_most, 1e-10),
@@ -174,10 +176,12 @@ def watching(records: list[dict]) -> str:
             r["case"],
             *(_number(_tool(r, t).get("median")) for t in ("ours auto", "watched")),
             _number(ratio(r, "watched", "ours auto")),
+            _number(_tool(r, "plain").get("median")),
+            _number(ratio(r, "watched", "plain")),
         ]
         for r in of(records, part="watched")
     ]
-    return markdown(["case", "bare", "watched", "ratio"], rows)
+    return markdown(["case", "bare", "watched", "ratio", "plain loop", "ratio"], rows)
 
 
 def movement(records: list[dict]) -> str:

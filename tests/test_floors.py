@@ -17,7 +17,7 @@ FLOORS = [
     ["data", "models", "spectrum", "limits"],
     ["jacobians", "activations", "derivatives", "curvature", "features"],
     ["kernel", "fedavg"],
-    ["drift", "samplegradients", "fedkernel"],
+    ["drift", "divergence", "samplegradients", "fedkernel"],
     ["theory"],
     ["observers", "runfolder", "simulate", "start", "checks"],
     ["studies"],

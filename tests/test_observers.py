@@ -307,3 +307,29 @@ def test_what_theory_allows_stands_beside_the_flips_and_is_not_exceeded():
     margins = (data.x @ model.weight.detach().T).abs()
     expected = (margins <= moved.norm(dim=1)).double().mean().item()
     assert law[6] == pytest.approx(expected)
+
+
+def key(row):
+    return row.round, row.step, row.client, row.layer, row.quantity
+
+
+def test_divergence_says_what_drift_and_flips_say(seed):
+    """The same quantities by the same names, at every local step of any engine."""
+    model, split = federation(seed, outputs=2)
+    for engine in ("dense", "loop"):
+        run = fedavg.rounds(
+            model, split, rounds=2, local_steps=2, step_size=0.3, steps=True,
+            engine=engine,
+        )  # fmt: skip
+        fast = nf.observers.divergence(model, split)
+        slow = (
+            nf.observers.gradient_drift(model, split),
+            nf.observers.flips(model, split),
+        )
+        for item in run:
+            found = {key(row): row.value for row in fast(item)}
+            expected = {key(row): row.value for one in slow for row in one(item)}
+            assert set(found) <= set(expected)
+            assert {k[4] for k in found} == {"gradient drift", "flips local-averaged"}
+            for name, value in found.items():
+                assert value == pytest.approx(expected[name], rel=1e-9, abs=1e-12)

@@ -13,6 +13,7 @@ loss, extreme eigenvalues) does not take it.
 """
 
 from ntk_fed.observers.common import Moment, Observer
+from ntk_fed.observers.divergence import divergence
 from ntk_fed.observers.features import feature_angles, feature_cosines
 from ntk_fed.observers.federation import (
     consensus_error,
@@ -38,6 +39,7 @@ __all__ = [
     "consensus_error",
     "contraction",
     "displacement",
+    "divergence",
     "feature_angles",
     "feature_cosines",
     "flips",

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ntk_fed.fedavg import losses
+from ntk_fed.fedavg.engines import passes
 from ntk_fed.fedavg.engines.chain import Chain
 from ntk_fed.fedavg.engines.cost import Forms
 from ntk_fed.fedavg.engines.samples import (
-    Batch,
     Samples,
     all_samples,
     by_number,
@@ -72,14 +71,15 @@ class Dense:
                 for k in range(one.steps):
                     one.step(k, work.step_sizes[k])
                 groups.append(one.left())
-            yield Factored(groups, start, len(work.clients))
+            yield Factored(self, groups, start, len(work.clients))
             return
         running = [_Group(self, forms, part, start, work) for part in parts]
         for k in range(count):
             for one in running:
                 if k < one.steps:
                     one.step(k, work.step_sizes[k])
-            yield Factored([one.left() for one in running], start, len(work.clients))
+            left = [one.left() for one in running]
+            yield Factored(self, left, start, len(work.clients))
 
     def samples(self, forms: Forms, work: Work, part: list[int]) -> Samples:
         """The group's samples of this round; full batches stay for the next one."""
@@ -106,7 +106,6 @@ class _Group:
         self.start = start
         self.samples = engine.samples(forms, work, part)
         self.steps = len(self.samples.batches)
-        self.x = self.samples.x
         values = {**engine.state, **start}
         self.weights = [
             self._weights(k, forms.layers[k], values, work.watched)
@@ -134,57 +133,37 @@ class _Group:
                 return Explicit(weight, self.clients, watched=watched)
             case "rows":
                 gram = functools.partial(getattr, self.samples, "gram")
-                return Rows(weight, self.x, gram, watched=watched)
+                return Rows(weight, self.samples.x, gram, watched=watched)
         rows = sum(batch.weights.shape[1] for batch in self.samples.batches)
         once = not self.samples.repeated or self.steps == 1
-        known = self.x if k == 0 and once else None
+        known = self.samples.x if k == 0 and once else None
         return Series(weight, self.clients, rows, known)
 
     def step(self, k: int, step_size: float) -> None:
         """All clients of the group descend once."""
         batch = self.samples.batches[k]
-        inputs, kept = self._forward(batch)
-        d = self._output_gradient(inputs[-1], batch)
-        layers = self.chain.layers
-        for index in reversed(range(self.lowest, len(layers))):
-            layer, own = layers[index], self.weights[index]
-            d = layer.activation.pull(d, kept[index])
-            bias = layer.bias
-            if bias in self.start:
-                assert bias is not None
-                gradient = d.sum(dim=1)
-                self.biases[bias] = self.biases[bias] - step_size * gradient
-            if index > 0 and layer.factor != 1.0:
-                d = d * layer.factor
-            below = own.backward(d) if index > self.lowest else None
-            if own.trained:
-                own.update(d, inputs[index], step_size, batch.where)
-            if below is not None:
-                d = below
-
-    def _output_gradient(self, values: Tensor, batch: Batch) -> Tensor:
-        factor = self.chain.factor
-        outputs = values if factor == 1.0 else values * factor
-        d = losses.output_gradient(self.loss, outputs, batch.y, batch.weights)
-        return d if factor == 1.0 else d * factor
-
-    def _forward(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
-        """What each layer takes, and what its activation's derivative needs."""
-        h = taken(self.x, batch.where)
-        inputs, kept = [], []
-        for k, (layer, own) in enumerate(
-            zip(self.chain.layers, self.weights, strict=True)
+        found = passes.forward(
+            self.chain,
+            lambda layer, h: self.weights[layer].forward(h, batch.where),
+            self.biases,
+            taken(self.samples.x, batch.where),
+        )
+        for one in passes.backward(
+            self.chain,
+            found,
+            self.loss,
+            (batch.y, batch.weights),
+            lambda layer, d: self.weights[layer].backward(d),
+            self.lowest,
         ):
-            inputs.append(h)
-            z = own.forward(h, batch.where)
-            if k > 0 and layer.factor != 1.0:
-                z.mul_(layer.factor)
-            if layer.bias is not None:
-                z.add_(self.biases[layer.bias][:, None])
-            h = layer.activation.value(z)
-            kept.append(z if layer.activation.keeps_input else h)
-        inputs.append(h)
-        return inputs, kept
+            bias = self.chain.layers[one.layer].bias
+            if bias is not None and bias in self.start:
+                moved = self.biases[bias] - step_size * one.bias.sum(dim=1)
+                self.biases[bias] = moved
+            own = self.weights[one.layer]
+            if own.trained:
+                a = found.inputs[one.layer]
+                own.update(one.weight, a, step_size, batch.where)
 
     def left(self) -> "Left":
         """The clients as they are now."""
@@ -197,17 +176,27 @@ class _Group:
                 if isinstance(layer.weight, str) and own.trained
             },
             {k: v for k, v in self.biases.items() if k in self.start},
+            self.samples if self.samples.means is not None else None,
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Left:
-    """What a group leaves: weights in their forms, biases one by one."""
+    """What a group leaves.
+
+    Attributes:
+        part: positions of its clients.
+        start: parameters at the round's start.
+        weights: of the layers that are trained, in their forms.
+        biases: that are trained, ``(c, out)``.
+        full: the clients' samples, if every step was the full batch.
+    """
 
     part: list[int]
     start: Params
     weights: dict[str, Weights]
     biases: Params
+    full: Samples | None
 
     def client(self, i: int) -> Params:
         """Parameters of the i-th client of the group."""
@@ -230,12 +219,14 @@ class Left:
 class Factored(Locals):
     """The clients of a round by groups, their weights in whatever form they are."""
 
-    def __init__(self, groups: list[Left], start: Params, clients: int) -> None:
-        self.start = start
+    def __init__(
+        self, engine: Dense, groups: list[Left], start: Params, clients: int
+    ) -> None:
+        self.chain, self.state, self.start = engine.chain, engine.state, start
         self._where: dict[int, tuple[Left, int]] = {
             i: (group, k) for group in groups for k, i in enumerate(group.part)
         }
-        self._groups, self._clients = groups, clients
+        self.groups, self._clients = groups, clients
 
     def __getitem__(self, name: str) -> Tensor:
         """All clients' values of one parameter, ``(c, *shape)``."""
@@ -251,7 +242,7 @@ class Factored(Locals):
     def movement(self, weights: Tensor) -> Params:
         """From the factors, in few products."""
         totals = {name: Movement(value) for name, value in self.start.items()}
-        for group in self._groups:
+        for group in self.groups:
             origin = next(iter(self.start.values()))
             group.add_movement(totals, weights.to(origin))
         return {name: total.finished() for name, total in totals.items()}

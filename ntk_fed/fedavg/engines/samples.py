@@ -37,11 +37,13 @@ class Samples:
         x: the rows, each a vector times the first layer's factor, ``(c, u, d)``.
         batches: one per local step; a step is a range of rows, or names rows by number.
         repeated: may a row be seen in more than one step?
+        means: weight of each row in its client's mean, ``(c, u)``, if ``full``.
     """
 
     x: Tensor
     batches: list[Batch]
     repeated: bool
+    means: Tensor | None = None
 
     @functools.cached_property
     def gram(self) -> Tensor:
@@ -62,7 +64,14 @@ def all_samples(work: Work, group: list[int], factor: float) -> Samples:
             dataclasses.replace(batch, weights=weights * (counts > k)[:, None])
             for k in range(max(steps))
         ]
-    return Samples(_vectors(x, factor), batches, repeated=True)
+    return Samples(_vectors(x, factor), batches, repeated=True, means=weights)
+
+
+def whole(data: list[tuple[Tensor, Tensor]], factor: float) -> Samples:
+    """All samples of some clients, as one batch."""
+    x, y, weights = _padded(data)
+    one = [Batch(None, y, weights)]
+    return Samples(_vectors(x, factor), one, repeated=True, means=weights)
 
 
 def in_sequence(work: Work, group: list[int], steps: int, factor: float) -> Samples:

@@ -50,6 +50,10 @@ class Weights(abc.ABC):
     def moved(self, i: int) -> Float[Tensor, "out in"]:
         """``W_i − W``."""
 
+    def at(self, a: Float[Tensor, "c r in"]) -> Float[Tensor, "c r out"]:
+        """``a W_iᵀ`` at any inputs, those of a step or not."""
+        return self.forward(a, None)
+
     def kept(self) -> "Weights":
         """As they are now, whatever is updated later."""
         return self
@@ -178,6 +182,13 @@ class Rows(Weights):
             return before.clone()
         return torch.baddbmm(before, taken(self.gram(), where), self.d)
 
+    def at(self, a: Tensor) -> Tensor:
+        """``a Wᵀ + (a xᵀ) d``; what is known of the rows themselves is used."""
+        if a is self.x:
+            return self.forward(a, None)
+        z = _times(a, self.weight)
+        return z if self.d is None else z.baddbmm_(torch.bmm(a, self.x.mT), self.d)
+
     def backward(self, d: Tensor) -> Tensor:
         """Never called."""
         raise AssertionError("nothing lies below a first layer")
@@ -249,6 +260,13 @@ class Series(Weights):
         else:
             step = slice(self.filled, self.filled + a.shape[1])
             z = self.before[:, step].contiguous()
+        return self._corrected(z, a)
+
+    def at(self, a: Tensor) -> Tensor:
+        """``a Wᵀ + (a a_sᵀ) d_s`` over all steps s so far."""
+        return self._corrected(_times(a, self.weight), a)
+
+    def _corrected(self, z: Tensor, a: Tensor) -> Tensor:
         if self.filled == 0:
             return z
         d, seen, scale = self._seen()
