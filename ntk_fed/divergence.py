@@ -22,6 +22,7 @@ from ntk_fed.fedavg.engines.chain import RELU, Chain
 from ntk_fed.fedavg.engines.dense import Factored, Left
 from ntk_fed.fedavg.engines.samples import Samples, whole
 from ntk_fed.fedavg.engines.weights import Shared, Weights
+from ntk_fed.names import require_known
 from ntk_fed.params import Params, shifted
 
 
@@ -50,9 +51,11 @@ class Divergence:
         """Fraction of gates that differ; pooled without a layer; NaN without samples.
 
         Raises:
-            KeyError: no such layer.
+            KeyError: no such layer, or no gates at all.
         """
         layers = list(self.flips) if layer is None else [layer]
+        if not layers:
+            raise KeyError("the network has no ReLU, and so no gates that could flip")
         differ = torch.stack([self.flips[name] for name in layers]).sum(dim=0)
         return differ.double() / (
             self.samples * sum(self.gates[name] for name in layers)
@@ -82,6 +85,7 @@ def divergence(
     Source:
         Definitions: THEORY section 10; the factored form is derived in this project.
     """
+    require_known("engine", engine, ["auto", "loop"])
     if engine == "auto" and isinstance(found, Factored):
         return _factored(objective, data, found, weights)
     return _one_by_one(objective, data, found, weights)
@@ -128,10 +132,13 @@ def _factored(
     squares = {name: torch.zeros(len(data), dtype=torch.float64) for name in start}
     names = _gate_names(chain, start)
     flips = {name: torch.zeros(len(data), dtype=torch.int64) for name in names.values()}
-    gates = {}
+    shapes = [_tensor(one.weight, middle).shape for one in chain.layers]
+    gates = {name: shapes[k][0] for k, name in names.items()}
     for group in found.groups:
         own = [data[i] for i in group.part]
-        samples = group.full or whole(own, chain.layers[0].factor)
+        samples = whole(own, chain.layers[0].factor)
+        if group.full is not None and _same(samples, group.full):
+            samples = group.full  # what is known of them is used
         values = {**found.state, **start}
         local = _Side(objective, chain, samples, *_own(chain, group, values))
         averaged = _Side(objective, chain, samples, *_shared(chain, middle))
@@ -155,8 +162,13 @@ def _factored(
             one, other = local.found.kept[k] > 0, averaged.found.kept[k] > 0
             differ = (one ^ other).sum(dim=2) * real
             flips[name][group.part] = differ.sum(dim=1).cpu()
-            gates[name] = one.shape[2]
     return Divergence(squares, flips, gates, _sizes(data))
+
+
+def _same(one: Samples, other: Samples) -> bool:
+    """Are these the same samples, in the same order?"""
+    y, z = one.batches[0].y, other.batches[0].y
+    return torch.equal(one.x, other.x) and torch.equal(y, z)
 
 
 class _Side:
@@ -226,6 +238,7 @@ def _weight_gap(
     if x is other:  # the first layer: (d − d̄)ᵀ x
         d = a.weight - b.weight
         if d.shape[1] <= x.shape[2]:
+            # A sum of squares: what lies below 0 is rounding.
             return (torch.bmm(samples.gram, d) * d).sum(dim=(1, 2)).clamp_min(0)
         return torch.bmm(d.mT, x).square().sum(dim=(1, 2))
     gap = torch.bmm(a.weight.mT, x).baddbmm_(b.weight.mT, other, alpha=-1)

@@ -72,9 +72,10 @@ def last_features(
     Cost:
         One forward pass.
     """
-    watch = _LastProduct(len(x), {**state, **params})
+    own = own_buffers(model, state)  # copied before: known by where they lie
+    watch = _LastProduct(len(x), {**own, **params})
     with torch.no_grad(), watch:
-        call(model, params, x, own_buffers(model, state))
+        call(model, params, x, own)
     if watch.features is None:
         raise ShapeMismatchError(
             f"{type(model).__name__} ran without a dense layer on one row per sample, "

@@ -148,6 +148,12 @@ def unflatten(vector: Float[Tensor, " p"], like: Mapping[str, Tensor]) -> Params
     }
 
 
+def copied(params: Mapping[str, Tensor]) -> Params:
+    """Contiguous copies: what later happens to the model leaves them alone."""
+    layout = torch.contiguous_format
+    return {name: v.clone(memory_format=layout) for name, v in params.items()}
+
+
 def zeros_like(params: Mapping[str, Tensor]) -> Params:
     """The zero element of parameter dictionaries."""
     return {name: torch.zeros_like(value) for name, value in params.items()}

@@ -26,7 +26,7 @@ from ntk_fed.fedavg.losses import describe
 from ntk_fed.fedavg.schedules import Schedule
 from ntk_fed.observers import Observer
 from ntk_fed.observers.common import rows_of
-from ntk_fed.params import Params, complete, frozen_state
+from ntk_fed.params import Params, complete, copied, frozen_state
 from ntk_fed.records import Row
 from ntk_fed.runfolder import (
     DIVERGED,
@@ -104,9 +104,13 @@ def simulate(
                 f"observers must be functions of a round or local step, got {watch!r}. "
                 "Build ours first: nf.observers.loss(model, partition)."
             )
-    start = complete(model, params)
+    if "first" in options:
+        raise ValueError(
+            "first is kept by the run folder: leave it out, and give out=."
+        )
+    start = copied(complete(model, params))
     # A run that goes on is drawn back to its beginning, not to where it goes on.
-    options["anchor"] = complete(model, options.get("anchor") or start)
+    options["anchor"] = copied(complete(model, options.get("anchor") or start))
     federation = functools.partial(
         federated_rounds,
         model,
@@ -121,6 +125,7 @@ def simulate(
         model, partition, rounds=rounds, **federation.keywords
     )
     bound.apply_defaults()
+    bound.arguments["step_size"] = _schedule(step_size, rounds)
     spec = {k: _plain(v) for k, v in bound.arguments.items() if k not in _NOT_IN_SPEC}
     folder = None
     done, rows = Saved(0, RUNNING, start), []
@@ -200,9 +205,17 @@ def _plain(value: Any) -> Any:
     """A value as the record of a run holds it; functions by their name."""
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]
-    if not callable(value):
-        return value
-    return repr(value) if dataclasses.is_dataclass(value) else describe(value)
+    return value if not callable(value) else describe(value)
+
+
+def _schedule(step_size: float | Schedule, rounds: int) -> Any:
+    """A number, or a schedule by name and by what it gives early and late."""
+    if not callable(step_size):
+        return step_size
+    named = dataclasses.is_dataclass(step_size)
+    name = repr(step_size) if named else describe(step_size)
+    some = [step_size(t, 0) for t in (0, 1, 10, 100, 1000) if t < rounds]
+    return f"{name} {some}"
 
 
 def _described(watch: Observer) -> str:

@@ -8,7 +8,7 @@ from federations import federation
 from torch.testing import assert_close
 
 import ntk_fed as nf
-from ntk_fed import fedavg
+from ntk_fed import fedavg, seeds
 from ntk_fed.data import Dataset, Partition
 from ntk_fed.errors import PartitionError, UnknownNameError
 from ntk_fed.fedavg import schedules
@@ -87,7 +87,7 @@ def test_the_anchored_rule_is_its_formula(seed):
             assert_close(value, expected, **CLOSE)
 
 
-def test_an_anchored_run_goes_on_to_its_own_beginning(tmp_path):
+def test_an_anchored_run_goes_on_to_its_own_beginning():
     """Interrupted after two rounds, by a run that asks for two: bit for bit."""
     model, split = federation(0)
     options = {"local_steps": 2, "step_size": 0.1, "rule": "anchored"}
@@ -163,18 +163,23 @@ def test_draws_with_replacement_repeat_samples():
     assert (counts - 200).abs().max() < 76
 
 
-def test_minibatch_sgd_takes_every_gradient_at_the_start(seed):
+@pytest.mark.parametrize("engine", ["loop", "vmap"])
+def test_minibatch_sgd_takes_every_gradient_at_the_start(engine, seed):
+    """One round by hand: θ_i − θ = −η Σ_k ∇F_i(θ; batch k)."""
     model, split = federation(seed)
-    options = {"batch_size": 2, "seed": 1, "rounds": 1}
-    frozen = rounds_of(model, split, local="minibatch", local_steps=3, **options)[0]
-    moving = rounds_of(model, split, local_steps=3, **options)[0]
-    assert_close(
-        rounds_of(model, split, local="minibatch", local_steps=1, **options)[0].params,
-        rounds_of(model, split, local_steps=1, **options)[0].params,
-        **CLOSE,
-    )
-    gaps = [(moving.params[k] - v).abs().max() for k, v in frozen.params.items()]
-    assert max(gaps) > 1e-6, "local steps that see each other are no minibatch SGD"
+    options = {"batch_size": 2, "seed": 1, "rounds": 1, "local_steps": 3}
+    item = rounds_of(model, split, local="minibatch", engine=engine, **options)[0]
+    objective = fedavg.Objective.of(model)
+    for i in range(split.clients):
+        x, y = split.client(i)
+        stream = seeds.generator(1, "minibatches", 0, i)
+        total = {name: torch.zeros_like(value) for name, value in item.start.items()}
+        for batch in fedavg.work.batches(len(x), 2, 3, stream):
+            own = (x, y) if batch is None else (x[batch], y[batch])
+            for name, value in objective.gradient(item.start, *own).items():
+                total[name] += value
+        for name, value in item.locals.client(i).items():
+            assert_close(value, item.start[name] - 0.1 * total[name], **CLOSE)
 
 
 def test_momentum_and_decay_are_those_of_torch(seed):
@@ -291,6 +296,8 @@ def test_the_anchored_rule_finds_the_projection_and_averaging_does_not():
         ({"momentum": 1.0}, "momentum must be in"),
         ({"weight_decay": -1.0}, "weight_decay must be"),
         ({"replacement": True}, "replacement=True needs batch_size"),
+        ({"local_steps": [1, None, 2]}, "local_steps must be an integer, got None"),
+        ({"participation": 0.0}, "participation must be in"),
         ({"step_size": lambda t, k: 0.0}, "step_size must give a number above 0"),
         ({"local": "exact", "local_steps": 1}, "solves linear models in closed form"),
         ({"local": "exact"}, "local_steps has no"),
@@ -302,6 +309,30 @@ def test_bad_options_are_refused_by_name(options, words):
     model, split = federation(0)
     with pytest.raises(ValueError, match=words):
         rounds_of(model, split, **options)
+
+
+def test_two_outputs_have_no_margin_sets():
+    _, split = linear(0, 6, 3, 2)
+    y = split.dataset.y.sign().expand(-1, 2)
+    split = Partition(Dataset(split.dataset.x, y), split.indices)
+    run = {"local_steps": 1, "local": "exact", "loss": "squared-hinge"}
+    with pytest.raises(ValueError, match="one output"):
+        rounds_of(nf.models.Linear(3, 2), split, **run)
+
+
+def test_margins_of_tiny_inputs_are_found():
+    """Far projections are no sign of data that cannot be separated."""
+    data = nf.data.load("separable", n=12, dimension=6, targets="sign", seed=0)
+    run = {"local_steps": 1, "local": "exact", "loss": "squared-hinge", "rounds": 1}
+    near, far = (
+        rounds_of(
+            nf.models.Linear(6),
+            Partition(Dataset(scale * data.x, data.y), [torch.arange(12)]),
+            **run,
+        )[0].params["weight"]
+        for scale in (1.0, 1e-8)
+    )
+    assert_close(far * 1e-8, near, rtol=1e-7, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["rule", "local", "engine", "loss"])

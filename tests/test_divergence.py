@@ -5,7 +5,6 @@ import torch
 from test_engines import BATCHES, FORMS, NETWORKS, built, federation, run
 from torch.testing import assert_close
 
-from ntk_fed import fedavg
 from ntk_fed.divergence import divergence
 from ntk_fed.fedavg import Objective
 from ntk_fed.params import trainable
@@ -77,10 +76,36 @@ def test_a_planted_fault_is_seen(monkeypatch):
         list(compare(model, split, [item]))
 
 
-def test_the_loop_has_it_too():
+def test_other_samples_than_the_run_s():
+    """A full-batch run knows its own samples; asked about others it looks at those."""
+    model, split = federation("mlp", 2)
+    item = run(model, split, "dense")[-1]
+    data = [(x + 1, y - 1) for x, y in map(split.client, range(split.clients))]
+    objective = Objective.of(model)
+    fast, slow = (
+        divergence(objective, data, item.locals, item.weights, engine=engine)
+        for engine in ("auto", "loop")
+    )
+    for name, values in slow.drift.items():
+        assert_close(fast.drift[name], values, **CLOSE)
+
+
+def test_the_loop_s_numbers_are_autograd_s():
     model, split = federation("mlp", 2)
     item = run(model, split, "loop")[-1]
-    assert isinstance(item, fedavg.Round)
     data = [split.client(i) for i in range(split.clients)]
     found = divergence(Objective.of(model), data, item.locals, item.weights)
-    assert set(found.drift) == set(trainable(model))
+    middle = {
+        name: torch.tensordot(item.weights, item.locals[name], dims=1)
+        for name in trainable(model)
+    }
+    for i, (x, y) in enumerate(data):
+        gradients = []
+        for point in (item.locals.client(i), middle):
+            leaves = {k: v.clone().requires_grad_() for k, v in point.items()}
+            gap = torch.func.functional_call(model, leaves, (x,)) - y
+            loss = gap.square().sum() / 2 / len(x)
+            gradients.append(torch.autograd.grad(loss, list(leaves.values())))
+        for name, a, b in zip(middle, *gradients, strict=True):
+            expected = (a - b).square().sum()
+            assert_close(found.drift[name][i], expected, rtol=1e-9, atol=1e-22)

@@ -91,10 +91,14 @@ def assert_same(left, right, tolerance=CLOSE):
 
 
 def built(model, split, **options):
-    params, state = trainable(model), frozen_state(model)
-    chain = chain_of(model, params, state, split.dataset.x)
+    chain = read(model, split)
     assert isinstance(chain, Chain), chain
-    return dense.Dense(chain, state, **options)
+    return dense.Dense(chain, frozen_state(model), **options)
+
+
+def read(model, split):
+    data = split.dataset
+    return chain_of(fedavg.Objective.of(model), trainable(model), data.x, data.y)
 
 
 BATCHES = [
@@ -230,11 +234,22 @@ class Mixed(nn.Module):
                 return self.two(h if len(x) == 2 else 2 * h)
             case "another operation":
                 return self.two(self.one(x).abs())
+            case "no gradient":
+                with torch.no_grad():
+                    h = torch.relu(self.one(x))
+                return self.two(h)
+            case "in place":
+                h = torch.relu(self.one(x)).mul(1.0)
+                h[:, 0] = 0
+                return self.two(h)
+            case "rounding":
+                return self.two(torch.div(self.one(x), 2, rounding_mode="floor"))
 
 
 MIXED = [
     "residual", "shared", "scaled weight", "scaled by a parameter", "norm",
-    "activation first", "of the data", "another operation",
+    "activation first", "of the data", "another operation", "no gradient",
+    "in place", "rounding",
 ]  # fmt: skip
 
 
@@ -244,11 +259,130 @@ def test_what_is_no_chain_is_told_so_and_runs_all_the_same(how):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         model = Mixed(how).double()
-    params, state = trainable(model), frozen_state(model)
-    assert isinstance(chain_of(model, params, state, split.dataset.x), str)
+    assert isinstance(read(model, split), str)
     with pytest.raises(ValueError, match="engine='dense' cannot run this"):
         run(model, split, "dense")
     assert_same(run(model, split, "auto"), run(model, split, "loop"))
+
+
+def test_a_chain_is_read_where_its_last_layer_is_zero():
+    """Outputs say nothing there: the point beside has to."""
+    model, split = federation("mlp", 2)
+    assert isinstance(read(model, split), Chain)
+    mixed = Mixed("scaled weight").double()
+    for one in (model.layers[-1], mixed.two):
+        torch.nn.init.zeros_(one.weight)
+        torch.nn.init.zeros_(one.bias)
+    assert isinstance(read(model, split), Chain)
+    assert isinstance(read(mixed, split), str)
+    assert_same(run(model, split, "dense"), run(model, split, "loop"))
+
+
+class Unusual(nn.Module):
+    """What a network may do to what it is given, one thing at a time."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.one, self.two = nn.Linear(4, 5), nn.Linear(5, 2)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        match self.how:
+            case "counts":
+                self.calls += 1
+                return self.two(torch.relu(self.one(x))) * (1 + 0 * self.calls)
+            case "writes":
+                x -= 0.5
+                return self.two(torch.relu(self.one(x)))
+            case "normalises":
+                return self.two(torch.relu(self.one(x / x.norm(dim=1, keepdim=True))))
+            case "keywords":
+                h = nn.functional.linear(
+                    input=x, weight=self.one.weight, bias=self.one.bias
+                )
+                return self.two(torch.relu(h))
+
+
+@pytest.mark.parametrize("how", ["counts", "writes", "normalises", "keywords"])
+@pytest.mark.parametrize("engine", ["loop", "vmap", "auto"])
+def test_networks_that_write_count_or_normalise(how, engine):
+    _, split = federation("mlp", 2)
+    data = split.dataset.x.clone()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = Unusual(how).double()
+    plain = nn.Sequential(model.one, nn.ReLU(), model.two)
+    shifted = {"writes": data - 0.5, "normalises": data / data.norm(dim=1)[:, None]}
+    other = Partition(Dataset(shifted.get(how, data), split.dataset.y), split.indices)
+    found = run(model, split, engine)[-1].params
+    expected = run(plain, other, "loop")[-1].params
+    for one, value in zip(found.values(), expected.values(), strict=True):
+        assert_close(one, value, **CLOSE)
+    assert torch.equal(split.dataset.x, data), "the data were changed"
+    assert model.calls == 0, "the model's buffer was changed"
+
+
+def test_recomputed_activations_are_refused():
+    """They would be taken at the module's own parameters."""
+
+    class Recomputed(nn.Sequential):
+        def forward(self, x):
+            return torch.utils.checkpoint.checkpoint(
+                super().forward, x.requires_grad_(), use_reentrant=False
+            )
+
+    _, split = federation("mlp", 2)
+    with pytest.raises(RuntimeError, match="recomputes activations"):
+        run(Recomputed(nn.Linear(4, 2)).double(), split, "loop")
+
+
+@pytest.mark.parametrize("engine", ["loop", "vmap", "dense"])
+def test_a_transposed_parameter(engine):
+    model, split = federation("mlp", 2)
+    expected = run(model, split, "loop")
+    for layer in model.layers:
+        layer.weight = nn.Parameter(layer.weight.detach().T.contiguous().T)
+    assert_same(run(model, split, engine), expected)
+
+
+@pytest.mark.parametrize("engine", ["loop", "vmap", "dense"])
+def test_a_model_that_is_trained_meanwhile_is_not_the_run(engine):
+    model, split = federation("mlp", 2)
+    expected = run(model, split, engine)
+    items = []
+    for item in fedavg.rounds(
+        model, split, rounds=2, local_steps=3, step_size=0.1, seed=5, engine=engine
+    ):
+        items.append(item)
+        with torch.no_grad():
+            for value in model.parameters():
+                value.add_(1.0)
+    assert_same(items, expected)
+
+
+@pytest.mark.parametrize("engine", ["loop", "vmap", "dense"])
+def test_a_round_of_empty_clients_only(engine):
+    model, split = federation("mlp", 2, ([], [0, 1, 2], []))
+    items = run(model, split, engine, participation=0.34, rounds=6, steps=True)
+    idle = [item for item in items if item.clients != [1]]
+    assert idle, "every round drew the client that has samples"
+    watch = nf.observers.divergence(model, split)
+    for item in idle:
+        assert {row.value for row in watch(item)} == {0.0}
+        assert item.locals.squared_movements().sum() == 0
+
+
+def test_fedexp_in_float32_extrapolates_as_in_float64():
+    """Movements from factors on both sides of the quotient, small ones too."""
+    model, split = federation("mlp", 2)
+    given = {"rule": "fedexp", "step_size": 1e-4, "rounds": 1}
+    exact = run(model, split, "loop", **given)[0]
+    single = split.dataset.x.float(), split.dataset.y.float()
+    small = Partition(Dataset(*single), split.indices)
+    found = run(model.float(), small, "dense", **given)[0]
+    ours, theirs = (item.locals.squared_movements() for item in (found, exact))
+    assert_close(ours, theirs, rtol=1e-4, atol=0.0)
 
 
 def test_float32_stays_close_to_float64():
@@ -261,6 +395,7 @@ def test_float32_stays_close_to_float64():
     start = {k: v.double() for k, v in trainable(model).items()}
     gap = sum((found.params[k] - exact.params[k]).square().sum() for k in start)
     size = sum((exact.params[k] - start[k]).square().sum() for k in start)
+    # Parameters of order one move by some 0.1: 1e-6 of that, twice rounded, squared.
     assert gap <= 1e-10 * size
 
 
@@ -269,7 +404,7 @@ def test_auto_says_why():
     asked = {"local_steps": 2, "step_size": 0.1}
     assert fedavg.explain(model, split, **asked).startswith("engine dense")
     words = fedavg.explain(model, split, momentum=0.5, **asked)
-    assert words.startswith("engine vmap: dense: it has neither momentum")
+    assert words.startswith("engine vmap: dense: it knows neither momentum")
     convolution = nn.Sequential(
         nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(8, 2)
     ).double()

@@ -29,7 +29,9 @@ def finish(out):
         split,
         rounds=ROUNDS,
         local_steps=3,
-        step_size=0.2,
+        step_size=nf.fedavg.schedules.Power(0.2, 0.1),
+        rule="anchored",
+        steps=True,
         batch_size=8,
         participation=0.5,
         seed=2,
@@ -46,10 +48,12 @@ def child(out):
     """The run in a process of its own, forked: it starts within a millisecond."""
     pid = os.fork()
     if pid == 0:
+        status = 1
         try:
             finish(out)
+            status = 0
         finally:
-            os._exit(0)
+            os._exit(status)
     return pid
 
 
@@ -68,7 +72,7 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_end(tmp_path):
     try:
         finish(tmp_path / "warm")  # files read, choices made
         began = time.monotonic()
-        os.waitpid(child(tmp_path / "whole"), 0)
+        assert os.waitpid(child(tmp_path / "whole"), 0)[1] == 0
         lasted = time.monotonic() - began
         rows, params = left_in(tmp_path / "whole")
         draw, cut = random.Random(0), 0
@@ -79,7 +83,7 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_end(tmp_path):
             os.kill(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
             cut += os.WIFSIGNALED(status)
-            os.waitpid(child(out), 0)
+            assert os.waitpid(child(out), 0)[1] == 0, "it could not go on"
             other_rows, other = left_in(out)
             pd.testing.assert_frame_equal(other_rows, rows, check_exact=True)
             assert other == params, f"kill {kill} left other parameters"

@@ -29,6 +29,7 @@ FACTORIES = [
     nf.observers.kernel_spectrum,
     nf.observers.linearisation_gap,
     nf.observers.chizat_kappa,
+    nf.observers.divergence,
     nf.observers.smoothness,
     nf.observers.semi_lipschitz,
     functools.partial(nf.observers.local_sgd, local_steps=3, weights="samples"),

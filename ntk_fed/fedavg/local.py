@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from ntk_fed.fedavg import losses
-from ntk_fed.params import Params, call, frozen_state, zeros_like
+from ntk_fed.params import (
+    Params,
+    call,
+    frozen_state,
+    graph_without_gaps,
+    own_buffers,
+    zeros_like,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,21 +35,21 @@ class Objective:
 
     @classmethod
     def of(cls, model: torch.nn.Module, loss: losses.Loss = "squared") -> "Objective":
-        """The objective of a model, with its buffers copied now."""
+        """The objective of a model; what is frozen is copied now."""
         losses.named(loss)
-        return cls(model, loss, frozen_state(model))
+        state = {name: value.clone() for name, value in frozen_state(model).items()}
+        return cls(model, loss, state)
 
     def outputs(self, params: Params, x: Tensor) -> Tensor:
         """Outputs, ``(n, o)``, without a graph."""
         with torch.no_grad():
-            return call(self.model, params, x, self.state)
+            return self._call(params, x)
 
     def value(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
         """Mean loss over the samples, a scalar; 0 without samples."""
         if len(x) == 0:
             return x.new_zeros(())
-        outputs = call(self.model, params, x, self.state)
-        return self.sample_losses(outputs, y).mean()
+        return self.sample_losses(self._call(params, x), y).mean()
 
     def gradient(self, params: Params, x: Tensor, y: Tensor) -> Params:
         """Gradient of :meth:`value`; zero without samples."""
@@ -55,12 +62,17 @@ class Objective:
         if len(x) == 0:
             return 0.0, zeros_like(params)
         leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
-        with torch.enable_grad():
+        with torch.enable_grad(), graph_without_gaps():
             value = self.value(leaves, x, y)
-        found = torch.autograd.grad(
-            value, list(leaves.values()), materialize_grads=True
-        )
+            found = torch.autograd.grad(
+                value, list(leaves.values()), materialize_grads=True
+            )
         return value.item(), dict(zip(leaves, found, strict=True))
+
+    def _call(self, params: Params, x: Tensor) -> Tensor:
+        """Copies of inputs and buffers: a network may write to what it is given."""
+        state = own_buffers(self.model, self.state)
+        return call(self.model, params, x.clone(), state)
 
     def sample_losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Loss of each sample, ``(n,)``, from its outputs."""

@@ -47,21 +47,29 @@ class Options:
             )
         for name in ("local_steps", "local_epochs"):
             value = getattr(self, name)
-            for one in value if isinstance(value, list | tuple) else [value]:
-                if one is not None:
+            if isinstance(value, list | tuple):
+                for one in value:
                     _whole(name, one, 1)
+            elif value is not None:
+                _whole(name, value, 1)
         _positive("server_step_size", self.server_step_size)
         if not callable(self.step_size):  # a schedule is checked round by round
             _positive("step_size", self.step_size)
-        if not 0 < self.participation <= 1:
+        if not _number(self.participation) or not 0 < self.participation <= 1:
             raise ValueError(
-                f"participation must be in (0, 1], got {self.participation}."
+                f"participation must be in (0, 1], got {self.participation!r}: the "
+                "share of the clients that take part in a round."
             )
         if self.batch_size is not None:
             _whole("batch_size", self.batch_size, 1)
         if self.replacement and self.batch_size is None:
             raise ValueError(
                 "replacement=True needs batch_size: a full batch draws nothing."
+            )
+        if self.replacement and self.local_epochs is not None:
+            raise ValueError(
+                "local_epochs has no meaning with replacement=True: no number of draws "
+                "meets every sample. Use local_steps."
             )
         if not _number(self.momentum) or not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum!r}.")

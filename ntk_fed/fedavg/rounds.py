@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ntk_fed import seeds
 from ntk_fed.data import Partition
+from ntk_fed.errors import ShapeMismatchError
 from ntk_fed.fedavg import losses, server
 from ntk_fed.fedavg.engines import Choice, choose
 from ntk_fed.fedavg.local import Objective
@@ -22,7 +23,7 @@ from ntk_fed.fedavg.rules import RULES, Averaging
 from ntk_fed.fedavg.schedules import Schedule, step_sizes
 from ntk_fed.fedavg.work import Batch, Work, batches
 from ntk_fed.inputs import check_inputs, check_per_sample
-from ntk_fed.params import Params, complete
+from ntk_fed.params import Params, complete, copied
 
 
 def rounds(
@@ -90,7 +91,8 @@ def rounds(
             use no chance.
         params: starting parameters; names left out are the model's own.
         first: index of the first round, to go on with an interrupted run.
-        anchor: where the rule ``"anchored"`` draws back to; ``None`` is the start.
+        anchor: where the run began, for one that goes on: the rule ``"anchored"``
+            draws back to it, and engines are chosen there; ``None`` is the start.
 
     Yields:
         ``rounds`` times: with ``steps=True`` first one :class:`LocalStep` per local
@@ -118,9 +120,7 @@ def rounds(
         [0, 1, 2]
     """
     given = locals()  # the arguments by name
-    federation = _Federation.of(given)
-    origin = federation.start if anchor is None else complete(model, anchor)
-    return federation.run(range(first, first + rounds), steps, origin)
+    return _Federation.of(given).run(range(first, first + rounds), steps)
 
 
 def explain(model: torch.nn.Module, partition: Partition, **options: Any) -> str:
@@ -141,11 +141,21 @@ def explain(model: torch.nn.Module, partition: Partition, **options: Any) -> str
     return f"engine {choice.name}: {choice.why}"
 
 
+def _check_dtypes(start: Params, origin: Params) -> None:
+    for name, value in start.items():
+        if origin[name].dtype != value.dtype:
+            raise ShapeMismatchError(
+                f"anchor[{name!r}] is {origin[name].dtype}, the parameters are "
+                f"{value.dtype}. Convert one of them."
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class _Federation:
     """Everything that stays the same from round to round."""
 
     start: Params
+    origin: Params
     choice: Choice
     objective: Objective
     options: Options
@@ -166,7 +176,9 @@ class _Federation:
         names = [field.name for field in dataclasses.fields(Options)]
         options = Options(**{name: given[name] for name in names})
         counts = options.counts(partition.sizes)
-        start = complete(model, given["params"])
+        start = copied(complete(model, given["params"]))
+        origin = copied(complete(model, given["anchor"] or start))
+        _check_dtypes(start, origin)
         objective = Objective.of(model, given["loss"])
         x, y = partition.dataset.x, partition.dataset.y
         check_inputs(x, start)
@@ -177,7 +189,7 @@ class _Federation:
         choice = choose(
             options.engine,
             objective,
-            start,
+            origin,  # of a run that goes on: the same choice
             (x, y),
             drawn=drawn,
             steps=options.steps,
@@ -185,6 +197,7 @@ class _Federation:
         )
         return cls(
             start,
+            origin,
             choice,
             objective,
             options,
@@ -194,9 +207,7 @@ class _Federation:
             given["seed"],
         )
 
-    def run(
-        self, indices: range, steps: bool, anchor: Params
-    ) -> Iterator[Round | LocalStep]:
+    def run(self, indices: range, steps: bool) -> Iterator[Round | LocalStep]:
         """Every round, and its local steps if asked for."""
         params = self.start
         rule = RULES[self.options.rule]
@@ -213,7 +224,7 @@ class _Federation:
                     yield LocalStep(index, k + 1, found, params, clients, weights, last)
             assert found is not None
             step_size = self.options.server_step_size
-            given = Averaging(params, found, weights, step_size, index, anchor)
+            given = Averaging(params, found, weights, step_size, index, self.origin)
             after = rule(given)
             yield Round(index, params, found, after, clients, weights, last)
             params = after

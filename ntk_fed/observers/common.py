@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ntk_fed import records
 from ntk_fed.data import Partition
 from ntk_fed.fedavg import LocalStep, Round
+from ntk_fed.fedavg.losses import describe
 from ntk_fed.measured import Enclosure
 from ntk_fed.params import Params, trainable
 from ntk_fed.records import Row
@@ -32,17 +34,26 @@ def observer(factory: Callable[..., Observer]) -> Callable[..., Observer]:
 
     @functools.wraps(factory)
     def described(model: Any, partition: Any, **options: Any) -> Observer:
+        every = options.get("every", 1)
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(
+                f"every must be a whole number of rounds, at least 1; got {every!r}."
+            )
         observe = factory(model, partition, **options)
-        plain = {
-            name: value
-            for name, value in options.items()
-            if isinstance(value, int | float | str)
-        }
-        words = ", ".join(f"{name}={value!r}" for name, value in plain.items())
+        words = ", ".join(f"{name}={shown(v)}" for name, v in options.items())
         observe.description = f"{factory.__name__}({words})"  # pyright: ignore
         return observe
 
     return described
+
+
+def shown(value: Any) -> str:
+    """An option in words that differ where the option does, as far as can be told."""
+    if isinstance(value, Tensor):
+        return f"tensor {records.digest({'': value})[:16]}"
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(shown, value))})"
+    return describe(value) if callable(value) else repr(value)
 
 
 def own_start(model: torch.nn.Module) -> Params:

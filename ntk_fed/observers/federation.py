@@ -33,10 +33,13 @@ def loss(
 ) -> Observer:
     """Training loss ``F = Σ w_i F_i`` and residual norm ``‖f − y‖``, mean form.
 
+    Class labels have no residual.
+
     Cost: one forward pass over the data each time.
     """
     objective, data = Objective.of(model, loss), clients_data(partition)
     w = partition.weights(weights).tolist()
+    residual = partition.dataset.y.is_floating_point()
 
     def observe(moment: Moment) -> Iterator[Row]:
         for t, params in global_models(moment, every):
@@ -45,9 +48,11 @@ def loss(
                 if len(x):
                     outputs = objective.outputs(params, x)
                     total += weight * objective.sample_losses(outputs, y).mean().item()
-                    squares += (outputs - y).square().sum().item()
+                    if y.shape == outputs.shape:
+                        squares += (outputs - y).square().sum().item()
             yield Row(t, None, None, None, "loss", total)
-            yield Row(t, None, None, None, "residual norm", squares**0.5)
+            if residual:
+                yield Row(t, None, None, None, "residual norm", squares**0.5)
 
     return observe
 

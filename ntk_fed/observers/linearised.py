@@ -13,6 +13,7 @@ from ntk_fed import curvature
 from ntk_fed.data import Partition
 from ntk_fed.derivatives import linearised, outputs_of
 from ntk_fed.fedavg import Objective
+from ntk_fed.fedavg.losses import check_targets
 from ntk_fed.inputs import check_inputs
 from ntk_fed.measured import ratio
 from ntk_fed.observers.common import (
@@ -118,6 +119,8 @@ def chizat_kappa(
     Source: Chizat, Oyallon, Bach (2019), arXiv:1812.07956, section 1.1 (recalled).
     """
     data, state = partition.dataset, frozen_state(model)
+    first = Objective.of(model).outputs(own_start(model), data.x[:1])
+    check_targets("squared", first, data.y)
     outputs = outputs_of(model, state, data.x)
 
     def observe(moment: Moment) -> Iterator[Row]:

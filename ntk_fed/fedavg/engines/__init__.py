@@ -80,12 +80,12 @@ def choose(
     """
     x, y = data
     if local == "exact":
-        return _exact(name, objective, params, x)
+        return _exact(name, objective, params, data)
     if name == "loop":
         return Choice("loop", Loop(), "asked for")
     reasons = []
     if name in ("auto", "dense"):
-        found = _chain(objective, params, x, steps)
+        found = _chain(objective, params, data, steps)
         if isinstance(found, Chain):
             why = "the network is a chain of dense layers"
             return Choice("dense", Dense(found, objective.state), why)
@@ -106,8 +106,10 @@ def choose(
     return Choice("loop", Loop(), "; ".join(reasons))
 
 
-def _exact(name: str, objective: Objective, params: Params, x: Tensor) -> Choice:
-    found = chain_of(objective.model, params, objective.state, x)
+def _exact(
+    name: str, objective: Objective, params: Params, data: tuple[Tensor, Tensor]
+) -> Choice:
+    found = chain_of(objective, params, *data)
     reason = exact.why_not(found, params, objective.loss)
     if reason is None and name not in ("auto", "loop"):
         reason = f"engine must be 'auto', got {name!r}"
@@ -121,11 +123,11 @@ def _exact(name: str, objective: Objective, params: Params, x: Tensor) -> Choice
 
 
 def _chain(
-    objective: Objective, params: Params, x: Tensor, steps: Steps
+    objective: Objective, params: Params, data: tuple[Tensor, Tensor], steps: Steps
 ) -> Chain | str:
     if not steps.plain or steps.frozen_point:
-        return "it has neither momentum, weight decay nor frozen points"
-    return chain_of(objective.model, params, objective.state, x)
+        return "it knows neither momentum, weight decay nor gradients at the start"
+    return chain_of(objective, params, *data)
 
 
 def _not_worth_it(objective: Objective, params: Params, drawn: int) -> str | None:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ntk_fed import seeds
+from ntk_fed.fedavg.local import Objective
 from ntk_fed.params import Params, call, own_buffers
 
 aten = torch.ops.aten
@@ -81,20 +83,22 @@ class Chain:
         return self.factor * h
 
 
-def chain_of(
-    model: torch.nn.Module, params: Params, state: Params, x: Tensor
-) -> Chain | str:
+def chain_of(objective: Objective, params: Params, x: Tensor, y: Tensor) -> Chain | str:
     """The network as a chain, or why it is none.
 
+    Outputs are compared on up to 256 samples and gradients on two, at ``params`` and
+    at a point beside it: of a network whose last layer is zero outputs show nothing.
+
     Args:
-        model: network returning ``(n, o)``.
+        objective: the network and its loss.
         params: trainable parameters.
-        state: frozen parameters and buffers.
-        x: inputs, ``(n, ...)``; all are used to compare chain and network, at two
-            points.
+        x: inputs, ``(n, ...)``.
+        y: targets.
     """
-    watch = _Watch(params, state, x[:2])
+    model, state = objective.model, objective.state
+    watch = _Watch(params, state, x[:2].clone())
     with torch.no_grad(), watch:
+        # Copies of the buffers made inside are watched as constants.
         outputs = call(model, params, watch.value, own_buffers(model, state))
     if watch.reason is None and outputs is not watch.value:
         watch.reason = "its outputs are not those of its last dense layer"
@@ -103,14 +107,44 @@ def chain_of(
     if watch.reason is not None:
         return watch.reason
     found = Chain(tuple(watch.layers), watch.factor)
-    for point in (params, {name: value * 1.25 for name, value in params.items()}):
+    few = x[torch.linspace(0, len(x) - 1, min(256, len(x))).long()]
+    for point in (params, beside(params)):
         with torch.no_grad():
-            theirs = call(model, point, x, own_buffers(model, state))
-            ours = found.outputs(point, state, x)
-        slack = torch.finfo(theirs.dtype).eps ** 0.75 * (1 + theirs.abs().max())
-        if ours.shape != theirs.shape or not (ours - theirs).abs().max() <= slack:
+            ours = found.outputs(point, state, few)
+        if not close(ours, objective.outputs(point, few)):
             return "it does more than its dense layers show"
+        if not _same_gradient(found, objective, point, x[:2], y[:2]):
+            return "its gradient is not that of its dense layers"
     return found
+
+
+def beside(params: Params) -> Params:
+    """A point near by that has no zeros, the same in every process."""
+    stream = seeds.generator(0, "a point beside")
+    return {
+        name: value + 0.1 * torch.randn(value.shape, generator=stream).to(value)
+        for name, value in params.items()
+    }
+
+
+def close(ours: Tensor, theirs: Tensor) -> bool:
+    """Equal but for rounding? Other sums round otherwise; other functions differ."""
+    if ours.shape != theirs.shape:
+        return False
+    slack = torch.finfo(theirs.dtype).eps ** 0.75 * (1 + theirs.abs().max())
+    return bool((ours - theirs).abs().max() <= slack)  # NaN is not
+
+
+def _same_gradient(
+    chain: Chain, objective: Objective, params: Params, x: Tensor, y: Tensor
+) -> bool:
+    leaves = {k: v.detach().clone().requires_grad_() for k, v in params.items()}
+    with torch.enable_grad():
+        outputs = chain.outputs(leaves, objective.state, x)
+        loss = objective.sample_losses(outputs, y).mean()
+    ours = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+    theirs = objective.gradient(params, x, y).values()
+    return all(close(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 class _Watch(TorchFunctionMode):
@@ -132,7 +166,11 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if self.reason is not None or not isinstance(result, Tensor):
+        if self.reason is not None:
+            return result
+        if not isinstance(result, Tensor):
+            if result is None and any(v is self.value for v in args):
+                self.reason = f"{_name(func)} changes a tensor in place"
             return result
         given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
         if not any(v is self.value for v in given):
@@ -151,7 +189,7 @@ class _Watch(TorchFunctionMode):
             return self._linear(*args, **kwargs)
         if len(given) > 1:
             return f"{_name(func)} combines two tensors"
-        number = _scaling(func, args)
+        number = None if kwargs else _scaling(func, args)
         if number is not None:
             self.factor *= number
             self.fresh = False
@@ -171,8 +209,10 @@ class _Watch(TorchFunctionMode):
         self.fresh = False
         return None
 
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None):
-        if x is not self.value or x.ndim != 2:
+    def _linear(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None = None
+    ) -> str | None:
+        if input is not self.value or input.ndim != 2:
             return "a dense layer acts on more than the samples' vectors"
         names = [self.names.get(id(v)) for v in (weight, bias) if v is not None]
         if any(name in self.used for name in names if name is not None):
@@ -201,7 +241,6 @@ _RESHAPES = {
     torch.reshape,
     torch.Tensor.view,
 }
-_MULTIPLIES = ("mul", "__mul__", "__rmul__")
 _UNARY = {
     **dict.fromkeys(
         (torch.relu, torch.relu_, F.relu, F.relu_, torch.Tensor.relu), RELU
@@ -251,6 +290,6 @@ def _scaling(func: Any, args: tuple) -> float | None:
     ):
         return float(numbers[0])
     divides = func in (torch.Tensor.div, torch.Tensor.__truediv__, torch.div)
-    if divides and isinstance(args[1], int | float):
+    if divides and isinstance(args[1], int | float) and args[1] != 0:
         return 1 / args[1]
     return None

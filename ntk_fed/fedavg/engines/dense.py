@@ -31,7 +31,7 @@ from ntk_fed.fedavg.engines.weights import (
 )
 from ntk_fed.fedavg.locals import Locals
 from ntk_fed.fedavg.work import Work
-from ntk_fed.params import Params, difference, squared_norm
+from ntk_fed.params import Params, squared_norm
 
 
 class Dense:
@@ -200,12 +200,16 @@ class Left:
 
     def client(self, i: int) -> Params:
         """Parameters of the i-th client of the group."""
-        moved = {name: own.moved(i) for name, own in self.weights.items()}
-        moved |= {name: v[i] - self.start[name] for name, v in self.biases.items()}
+        moved = self.moved(i)
         return {
             name: value + moved[name] if name in moved else value
             for name, value in self.start.items()
         }
+
+    def moved(self, i: int) -> Params:
+        """What of its parameters moved, and by how much."""
+        moved = {name: own.moved(i) for name, own in self.weights.items()}
+        return moved | {k: v[i] - self.start[k] for k, v in self.biases.items()}
 
     def add_movement(self, totals: dict[str, Movement], weights: Tensor) -> None:
         """Add the group's share, ``weights`` those of all clients."""
@@ -249,8 +253,7 @@ class Factored(Locals):
 
     def squared_movements(self) -> Tensor:
         """One client after the other."""
-        found = [
-            squared_norm(difference(self.client(i), self.start))
-            for i in range(self._clients)
-        ]
-        return torch.tensor(found, dtype=torch.float64)
+        found = torch.zeros(self._clients, dtype=torch.float64)
+        for i, (group, k) in self._where.items():
+            found[i] = squared_norm(group.moved(k))
+        return found

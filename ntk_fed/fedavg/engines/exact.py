@@ -69,6 +69,8 @@ def why_not(chain: Chain | str, params: Params, loss: object) -> str | None:
     names = {name for name in (one.weight, one.bias) if name is not None}
     if len(chain.layers) > 1 or one.activation is not IDENTITY or names != set(params):
         return "the model has more than one dense layer, or frozen or other parameters"
+    if loss == "squared-hinge" and any(len(value) > 1 for value in params.values()):
+        return "margins need a model of one output"
     if loss not in ("squared", "squared-hinge"):
         return f'loss must be "squared" or "squared-hinge", got {loss!r}'
     return None
@@ -82,15 +84,26 @@ def _to_margin(a: Tensor, short: Tensor, client: int) -> Tensor:
     Source:
         Lawson, Hanson (1974), Solving Least Squares Problems, chapter 23.
     """
-    matrix = torch.cat([a, short], dim=1).T.double().cpu().numpy()  # (d + 1, n)
+    if bool((short <= 0).all()):
+        return a.new_zeros(a.shape[1], 1)
+    # In units of how far the farthest single sample is: no v can be shorter.
+    unit = (short.squeeze(1) / torch.linalg.vector_norm(a, dim=1)).max()
+    if not torch.isfinite(unit):
+        raise _not_separable(client)
+    matrix = torch.cat([a * unit, short], dim=1).T.double().cpu().numpy()  # (d + 1, n)
     target = np.zeros(len(matrix))
     target[-1] = 1.0
     multipliers, _ = scipy.optimize.nnls(matrix, target)
     rest = matrix @ multipliers - target
-    # Infeasible: the last column is a non-negative combination, nothing is left.
+    # What is left is 1/(1 + ‖v‖²), and nothing, up to rounding, if there is no v.
     if -rest[-1] <= 1e-10:
-        raise PartitionError(
-            f"client {client} has no parameters that classify all of its samples with "
-            'margin 1. local="exact" with the squared hinge needs separable data.'
-        )
-    return torch.from_numpy(-rest[:-1] / rest[-1])[:, None].to(a)
+        raise _not_separable(client)
+    return unit * torch.from_numpy(-rest[:-1] / rest[-1])[:, None].to(a)
+
+
+def _not_separable(client: int) -> PartitionError:
+    return PartitionError(
+        f"client {client} has no parameters that classify all of its samples with "
+        "margin 1, or only some that are 1e5 times as far as any sample asks for. "
+        'local="exact" with the squared hinge needs separable data.'
+    )

@@ -1,17 +1,20 @@
 """The samples that a group of clients sees in a round, as batches of equal shape.
 
-Floor 4. Clients with fewer samples are padded with rows of zeros whose weight is 0, so
-that they change nothing.
+Floor 4. Clients with fewer samples are padded with rows whose weight is 0, so that they
+change nothing.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ntk_fed.fedavg.engines.weights import Where
 from ntk_fed.fedavg.work import Work
+
+Data = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Batch:
     Attributes:
         where: its rows among those of the group.
         y: targets, ``(c, b, …)``.
-        weights: of each row in its client's mean, ``(c, b)``; 0 for padding.
+        weights: of each row in its client's mean, ``(c, b)``, float64; 0 for padding.
     """
 
     where: Where
@@ -53,7 +56,8 @@ class Samples:
 
 def all_samples(work: Work, group: list[int], factor: float) -> Samples:
     """Every step is the full batch: one batch, used again and again."""
-    x, y, weights = _padded([work.data[i] for i in group])
+    own = [work.data[i] for i in group]
+    x, y, weights = _padded(own, own)
     batch = Batch(None, y, weights)
     steps = [len(work.batches[i]) for i in group]
     alike = len(set(steps)) == 1
@@ -67,9 +71,9 @@ def all_samples(work: Work, group: list[int], factor: float) -> Samples:
     return Samples(_vectors(x, factor), batches, repeated=True, means=weights)
 
 
-def whole(data: list[tuple[Tensor, Tensor]], factor: float) -> Samples:
+def whole(data: Data, factor: float) -> Samples:
     """All samples of some clients, as one batch."""
-    x, y, weights = _padded(data)
+    x, y, weights = _padded(data, data)
     one = [Batch(None, y, weights)]
     return Samples(_vectors(x, factor), one, repeated=True, means=weights)
 
@@ -88,13 +92,14 @@ def in_sequence(work: Work, group: list[int], steps: int, factor: float) -> Samp
 
 def by_number(work: Work, group: list[int], steps: int, factor: float) -> Samples:
     """All rows of each client, of which a step names some."""
-    x, y, _ = _padded([work.data[i] for i in group])
+    own = [work.data[i] for i in group]
+    x, y, _ = _padded(own, own)
     batches = []
     clients = torch.arange(len(group), device=x.device)[:, None]
     for k in range(steps):
         width = max(work.drawn(i, k) for i in group)
         where = torch.zeros(len(group), width, dtype=torch.int64)
-        weights = torch.zeros(len(group), width, dtype=x.dtype)
+        weights = torch.zeros(len(group), width, dtype=torch.float64)
         for row, i in enumerate(group):
             count = work.drawn(i, k)
             if count:
@@ -114,29 +119,34 @@ def padded_step(
     work: Work, group: list[int], step: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs ``(c, b, …)``, targets and weights of one local step of a group."""
-    return _padded(
-        [
-            batch
-            if (batch := work.batch(i, step)) is not None
-            else (work.data[i][0][:0], work.data[i][1][:0])
-            for i in group
-        ]
-    )
+    parts = []
+    for i in group:
+        x, y = work.data[i]
+        parts.append(work.batch(i, step) or (x[:0], y[:0]))
+    return _padded(parts, [work.data[i] for i in group])
 
 
-def _padded(data: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs ``(c, u, …)``, targets and weights of clients of unequal size."""
+def _padded(data: Data, fillers: Data) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs ``(c, u, …)``, targets and weights of clients of unequal size.
+
+    What is missing is a client's own first sample again, so that no network is asked
+    for what it would not meet anyway; its weight is 0.
+    """
     counts = [len(x) for x, _ in data]
     u = max(counts)
-    if min(counts) == u:
-        x, y = (torch.stack(parts) for parts in zip(*data, strict=True))
-        return x, y, x.new_full((len(data), u), 1 / u if u else 0.0)
-    x, y = (
-        parts[0].new_zeros(len(data), u, *parts[0].shape[1:])
-        for parts in zip(*data, strict=True)
-    )
-    weights = x.new_zeros(len(data), u)
-    for i, (own_x, own_y) in enumerate(data):
-        x[i, : counts[i]], y[i, : counts[i]] = own_x, own_y
-        weights[i, : counts[i]] = 1 / counts[i] if counts[i] else 0.0
-    return x, y, weights
+    device = data[0][0].device
+    have = torch.tensor(counts)
+    weights = (torch.arange(u) < have[:, None]) / have.clamp_min(1)[:, None].double()
+    if min(counts) < u:
+        pairs = list(zip(data, fillers, strict=True))
+        data = [
+            (_filled(x, first, u), _filled(y, second, u))
+            for (x, y), (first, second) in pairs
+        ]
+    x, y = (torch.stack(parts) for parts in zip(*data, strict=True))
+    return x, y, weights.to(device)
+
+
+def _filled(rows: Tensor, filler: Tensor, u: int) -> Tensor:
+    missing = u - len(rows)
+    return torch.cat([rows, filler[:1].expand(missing, *filler.shape[1:])])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ntk_fed.fedavg import losses
+from ntk_fed.fedavg.engines.chain import beside, close
 from ntk_fed.fedavg.engines.samples import padded_step
 from ntk_fed.fedavg.local import Objective
 from ntk_fed.fedavg.locals import Locals, Stacked
@@ -17,7 +18,7 @@ from ntk_fed.fedavg.work import Work
 from ntk_fed.jacobians import quiet_vmap
 from ntk_fed.params import Params, call, own_buffers, shifted
 
-MEMORY = 2**28  # bytes of stacked parameters and activations of a group
+MEMORY = 2**28  # bytes of stacked parameters and gradients of a group
 
 
 class Vectorised:
@@ -114,7 +115,7 @@ def gradients(
     def outputs(own: Params) -> Tensor:
         def one(values: Params, samples: Tensor) -> Tensor:
             state = own_buffers(objective.model, objective.state)
-            return call(objective.model, values, samples, state)
+            return call(objective.model, values, samples.clone(), state)
 
         return torch.func.vmap(one)(own, x)
 
@@ -131,24 +132,26 @@ def usable(objective: Objective, params: Params, x: Tensor, y: Tensor) -> str | 
     Tried on two samples at two clients and compared with autograd.
     """
     few, targets = x[:2], y[:2]
-    stacked = {name: torch.stack([v, 1.25 * v]) for name, v in params.items()}
-    weights = few.new_full((2, len(few)), 1 / len(few))
+    other = beside(params)
+    stacked = {name: torch.stack([v, other[name]]) for name, v in params.items()}
+    weights = torch.full((2, len(few)), 1 / len(few), device=few.device)
     try:
         found = gradients(
             objective,
             stacked,
             torch.stack([few, few]),
             torch.stack([targets, targets]),
-            weights.to(next(iter(params.values()))),
+            weights,
         )
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, NotImplementedError) as error:
         return f"torch.func.vmap cannot run it: {str(error).splitlines()[0]}"
     for row in range(2):
         own = {name: value[row] for name, value in stacked.items()}
         expected = objective.gradient(own, few, targets)
         for name, value in expected.items():
-            slack = torch.finfo(value.dtype).eps ** 0.5 * (1 + value.abs().max())
-            if not (found[name][row] - value).abs().max() <= slack:
+            if not close(found[name][row], value):
                 return f"torch.func.vmap gives another gradient of {name!r}"
     return None
 
