@@ -244,13 +244,15 @@ class _Federation:
 
     def _batches(self, index: int, client: int) -> list[Batch]:
         """A client's minibatches in a round; none without samples."""
-        n = len(self.data[client][0])
+        n, size = len(self.data[client][0]), self.options.batch_size
         if n == 0:
             return []
+        if size is None:
+            return [None] * self.counts[client]
         stream = seeds.generator(self.seed, "minibatches", index, client)
         return batches(
             n,
-            self.options.batch_size,
+            size,
             self.counts[client],
             stream,
             replacement=self.options.replacement,

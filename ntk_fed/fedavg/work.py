@@ -106,8 +106,9 @@ def batches(
         return list(drawn)
     found: list[Batch] = []
     while len(found) < count:
-        found.extend(torch.randperm(n, generator=generator).split(size))
-    return found[:count]
+        order = torch.randperm(n, generator=generator)
+        found.extend(order[: size * (count - len(found))].split(size))
+    return found
 
 
 def steps_of_epochs(n: int, size: int | None, epochs: int) -> int:

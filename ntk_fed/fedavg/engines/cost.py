@@ -16,7 +16,7 @@ from ntk_fed.params import Params
 OPERATIONS_PER_BYTE = 5.0
 CACHE = 16 * 2**20  # bytes that a group of clients works on
 AT_LEAST = 2  # clients: threads share products of several better than one of one
-TOGETHER = 64  # rows from which a product of all clients' rows runs at speed
+TOGETHER = 128  # rows from which a product of all clients' rows runs at speed
 
 
 @dataclasses.dataclass(frozen=True)

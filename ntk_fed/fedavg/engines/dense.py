@@ -33,6 +33,8 @@ from ntk_fed.fedavg.locals import Locals
 from ntk_fed.fedavg.work import Work
 from ntk_fed.params import Params, squared_norm
 
+ROWS = 1024  # from which the first product of a round runs at full speed
+
 
 class Dense:
     """Engine ``"dense"``.
@@ -66,14 +68,13 @@ class Dense:
         parts = forms.groups(self.group)
         if not work.watched:
             groups = []
-            for part in parts:
-                one = _Group(self, forms, part, start, work)
+            for one in self._groups(forms, parts, start, work):
                 for k in range(one.steps):
                     one.step(k, work.step_sizes[k])
                 groups.append(one.left())
             yield Factored(self, groups, start, len(work.clients))
             return
-        running = [_Group(self, forms, part, start, work) for part in parts]
+        running = list(self._groups(forms, parts, start, work))
         for k in range(count):
             for one in running:
                 if k < one.steps:
@@ -81,7 +82,41 @@ class Dense:
             left = [one.left() for one in running]
             yield Factored(self, left, start, len(work.clients))
 
-    def samples(self, forms: Forms, work: Work, part: list[int]) -> Samples:
+    def _groups(
+        self, forms: Forms, parts: list[list[int]], start: Params, work: Work
+    ) -> Iterator["_Group"]:
+        """The groups, one after the other; what they start from for several at once."""
+        waiting: list[tuple[list[int], Samples]] = []
+        rows = 0
+        for part in parts:
+            waiting.append((part, self._samples(forms, work, part)))
+            rows += waiting[-1][1].x.shape[:2].numel()
+            if rows >= ROWS or part is parts[-1]:
+                begun = self._begun(forms, [one for _, one in waiting], start)
+                for (own, samples), before in zip(waiting, begun, strict=True):
+                    yield _Group(self, forms, own, samples, before, start, work)
+                waiting, rows = [], 0
+
+    def _begun(
+        self, forms: Forms, samples: list[Samples], start: Params
+    ) -> list[Tensor | None]:
+        """``x Wᵀ`` of a first layer in its samples' space, in one product for all."""
+        name = self.chain.layers[0].weight
+        first = forms.layers[0]
+        once = all(not one.repeated or len(one.batches) == 1 for one in samples)
+        if not isinstance(name, str) or not (
+            first == "rows" or (first == "series" and once)
+        ):
+            return [None] * len(samples)
+        flat = [one.x.flatten(0, 1) for one in samples]
+        products = (flat[0] if len(flat) == 1 else torch.cat(flat)) @ start[name].T
+        pieces = products.split([len(one) for one in flat])
+        return [
+            piece.unflatten(0, one.x.shape[:2])
+            for piece, one in zip(pieces, samples, strict=True)
+        ]
+
+    def _samples(self, forms: Forms, work: Work, part: list[int]) -> Samples:
         """The group's samples of this round; full batches stay for the next one."""
         factor = self.chain.layers[0].factor
         if forms.samples == "all":
@@ -99,12 +134,19 @@ class _Group:
     """Some clients in one round."""
 
     def __init__(
-        self, engine: Dense, forms: Forms, part: list[int], start: Params, work: Work
+        self,
+        engine: Dense,
+        forms: Forms,
+        part: list[int],
+        samples: Samples,
+        before: Tensor | None,
+        start: Params,
+        work: Work,
     ) -> None:
         self.chain, self.part, self.loss = engine.chain, part, work.objective.loss
         self.clients = len(part)
         self.start = start
-        self.samples = engine.samples(forms, work, part)
+        self.samples, self.before = samples, before
         self.steps = len(self.samples.batches)
         values = {**engine.state, **start}
         self.weights = [
@@ -133,11 +175,12 @@ class _Group:
                 return Explicit(weight, self.clients, watched=watched)
             case "rows":
                 gram = functools.partial(getattr, self.samples, "gram")
-                return Rows(weight, self.samples.x, gram, watched=watched)
+                assert self.before is not None
+                return Rows(weight, self.samples.x, gram, self.before, watched=watched)
         rows = sum(batch.weights.shape[1] for batch in self.samples.batches)
-        once = not self.samples.repeated or self.steps == 1
-        known = self.samples.x if k == 0 and once else None
-        return Series(weight, self.clients, rows, known)
+        if k > 0 or self.before is None:
+            return Series(weight, self.clients, rows)
+        return Series(weight, self.clients, rows, self.samples.x, self.before)
 
     def step(self, k: int, step_size: float) -> None:
         """All clients of the group descend once."""

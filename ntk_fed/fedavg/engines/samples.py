@@ -80,14 +80,33 @@ def whole(data: Data, factor: float) -> Samples:
 
 def in_sequence(work: Work, group: list[int], steps: int, factor: float) -> Samples:
     """The rows of one step after those of the step before, whatever was seen before."""
-    parts = [padded_step(work, group, k) for k in range(steps)]
-    x = torch.cat([part[0] for part in parts], dim=1)
+    drawn = [[work.drawn(i, k) for k in range(steps)] for i in group]
+    if all(counts == drawn[0] for counts in drawn):  # one gathering per client
+        parts = [_gathered(work, i) for i in group]
+        x, y = (torch.stack(rows) for rows in zip(*parts, strict=True))
+        sizes = drawn[0]
+        each = [torch.full((n,), 1 / n, dtype=torch.float64) for n in sizes if n]
+        weights = torch.cat(each)
+        weights = weights.to(x.device).expand(len(group), -1)
+    else:
+        padded = [padded_step(work, group, k) for k in range(steps)]
+        x, y, weights = (torch.cat(rows, dim=1) for rows in zip(*padded, strict=True))
+        sizes = [part[2].shape[1] for part in padded]
     batches, begin = [], 0
-    for part in parts:
-        where = slice(begin, begin + part[0].shape[1])
-        batches.append(Batch(where, *part[1:]))
+    for size in sizes:
+        where = slice(begin, begin + size)
+        batches.append(Batch(where, y[:, where], weights[:, where]))
         begin = where.stop
     return Samples(_vectors(x, factor), batches, repeated=False)
+
+
+def _gathered(work: Work, position: int) -> tuple[Tensor, Tensor]:
+    """All rows of a client's round, in the order in which it sees them."""
+    x, y = work.data[position]
+    every = torch.arange(len(x))
+    rows = [every if one is None else one for one in work.batches[position]]
+    order = torch.cat(rows).to(x.device)
+    return x[order], y[order]
 
 
 def by_number(work: Work, group: list[int], steps: int, factor: float) -> Samples:

@@ -134,7 +134,8 @@ def usable(objective: Objective, params: Params, x: Tensor, y: Tensor) -> str | 
     few, targets = x[:2], y[:2]
     other = beside(params)
     stacked = {name: torch.stack([v, other[name]]) for name, v in params.items()}
-    weights = torch.full((2, len(few)), 1 / len(few), device=few.device)
+    each = torch.full((2, len(few)), 1 / len(few), dtype=torch.float64)
+    weights = each.to(few.device)
     try:
         found = gradients(
             objective,

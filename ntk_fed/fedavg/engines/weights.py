@@ -165,13 +165,20 @@ class Rows(Weights):
         weight: where the round starts.
         x: the rows, ``(c, u, in)``; a row of zeros stands for none.
         gram: gives ``x xᵀ``, ``(c, u, u)``, when it is needed.
+        before: ``x Wᵀ``, ``(c, u, out)``: what the round starts from.
     """
 
     def __init__(
-        self, weight: Tensor, x: Tensor, gram: Callable[[], Tensor], *, watched: bool
+        self,
+        weight: Tensor,
+        x: Tensor,
+        gram: Callable[[], Tensor],
+        before: Tensor,
+        *,
+        watched: bool,
     ) -> None:
         self.weight, self.x, self.gram = weight, x, gram
-        self.before = _times(x, weight)  # (c, u, out): what the round starts from
+        self.before = before
         self.d: Tensor | None = None
         self.watched = watched
 
@@ -242,14 +249,20 @@ class Series(Weights):
         rows: samples a client sees in the round, in all.
         x: the inputs of all steps where they are known beforehand (a first layer),
             ``(c, rows, in)``.
+        before: their ``x Wᵀ``, ``(c, rows, out)``, which is overwritten.
     """
 
     def __init__(
-        self, weight: Tensor, clients: int, rows: int, x: Tensor | None = None
+        self,
+        weight: Tensor,
+        clients: int,
+        rows: int,
+        x: Tensor | None = None,
+        before: Tensor | None = None,
     ) -> None:
         self.weight, self.clients, self.rows = weight, clients, rows
         self.history = _History(None, x, 1.0)
-        self.before = None if x is None else _times(x, weight)
+        self.before = before
         self.first = x is not None
         self.filled = 0
 
