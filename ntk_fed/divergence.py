@@ -19,7 +19,7 @@ from ntk_fed.errors import NoGatesError
 from ntk_fed.fedavg import Locals, Objective
 from ntk_fed.fedavg.engines import passes
 from ntk_fed.fedavg.engines.chain import RELU, Chain
-from ntk_fed.fedavg.engines.dense import Factored, Left
+from ntk_fed.fedavg.engines.factored import Factored, Left
 from ntk_fed.fedavg.engines.samples import Samples, whole
 from ntk_fed.fedavg.engines.weights import Shared, Weights
 from ntk_fed.names import require_known

@@ -4,7 +4,6 @@ Floor 4. A group goes through all its local steps while what it works on is in t
 cache; weights are kept in whichever form of :mod:`weights` costs least.
 """
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from ntk_fed.fedavg.engines import passes
 from ntk_fed.fedavg.engines.chain import Chain
 from ntk_fed.fedavg.engines.cost import Forms
+from ntk_fed.fedavg.engines.factored import Factored, Left
 from ntk_fed.fedavg.engines.samples import (
     Samples,
     all_samples,
@@ -22,7 +22,6 @@ from ntk_fed.fedavg.engines.samples import (
 )
 from ntk_fed.fedavg.engines.weights import (
     Explicit,
-    Movement,
     Rows,
     Series,
     Shared,
@@ -31,7 +30,7 @@ from ntk_fed.fedavg.engines.weights import (
 )
 from ntk_fed.fedavg.locals import Locals
 from ntk_fed.fedavg.work import Work
-from ntk_fed.params import Params, squared_norm
+from ntk_fed.params import Params
 
 ROWS = 1024  # from which the first product of a round runs at full speed
 
@@ -72,15 +71,17 @@ class Dense:
                 for k in range(one.steps):
                     one.step(k, work.step_sizes[k])
                 groups.append(one.left())
-            yield Factored(self, groups, start, len(work.clients))
+            yield self._left(groups, start, work)
             return
         running = list(self._groups(forms, parts, start, work))
         for k in range(count):
             for one in running:
                 if k < one.steps:
                     one.step(k, work.step_sizes[k])
-            left = [one.left() for one in running]
-            yield Factored(self, left, start, len(work.clients))
+            yield self._left([one.left() for one in running], start, work)
+
+    def _left(self, groups: list[Left], start: Params, work: Work) -> Factored:
+        return Factored(self.chain, self.state, groups, start, len(work.clients))
 
     def _groups(
         self, forms: Forms, parts: list[list[int]], start: Params, work: Work
@@ -208,7 +209,7 @@ class _Group:
                 a = found.inputs[one.layer]
                 own.update(one.weight, a, step_size, batch.where)
 
-    def left(self) -> "Left":
+    def left(self) -> Left:
         """The clients as they are now."""
         return Left(
             self.part,
@@ -221,82 +222,3 @@ class _Group:
             {k: v for k, v in self.biases.items() if k in self.start},
             self.samples if self.samples.means is not None else None,
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Left:
-    """What a group leaves.
-
-    Attributes:
-        part: positions of its clients.
-        start: parameters at the round's start.
-        weights: of the layers that are trained, in their forms.
-        biases: that are trained, ``(c, out)``.
-        full: the clients' samples, if every step was the full batch.
-    """
-
-    part: list[int]
-    start: Params
-    weights: dict[str, Weights]
-    biases: Params
-    full: Samples | None
-
-    def client(self, i: int) -> Params:
-        """Parameters of the i-th client of the group."""
-        moved = self.moved(i)
-        return {
-            name: value + moved[name] if name in moved else value
-            for name, value in self.start.items()
-        }
-
-    def moved(self, i: int) -> Params:
-        """What of its parameters moved, and by how much."""
-        moved = {name: own.moved(i) for name, own in self.weights.items()}
-        return moved | {k: v[i] - self.start[k] for k, v in self.biases.items()}
-
-    def add_movement(self, totals: dict[str, Movement], weights: Tensor) -> None:
-        """Add the group's share, ``weights`` those of all clients."""
-        share = weights[self.part]
-        for name, own in self.weights.items():
-            own.add_movement(totals[name], share)
-        for name, values in self.biases.items():
-            totals[name].total += share @ (values - self.start[name])
-
-
-class Factored(Locals):
-    """The clients of a round by groups, their weights in whatever form they are."""
-
-    def __init__(
-        self, engine: Dense, groups: list[Left], start: Params, clients: int
-    ) -> None:
-        self.chain, self.state, self.start = engine.chain, engine.state, start
-        self._where: dict[int, tuple[Left, int]] = {
-            i: (group, k) for group in groups for k, i in enumerate(group.part)
-        }
-        self.groups, self._clients = groups, clients
-
-    def __getitem__(self, name: str) -> Tensor:
-        """All clients' values of one parameter, ``(c, *shape)``."""
-        return torch.stack([self.client(i)[name] for i in range(self._clients)])
-
-    def client(self, position: int) -> Params:
-        """The client at that position; one without samples is at the start."""
-        if position not in self._where:
-            return self.start
-        group, k = self._where[position]
-        return group.client(k)
-
-    def movement(self, weights: Tensor) -> Params:
-        """From the factors, in few products."""
-        totals = {name: Movement(value) for name, value in self.start.items()}
-        for group in self.groups:
-            origin = next(iter(self.start.values()))
-            group.add_movement(totals, weights.to(origin))
-        return {name: total.finished() for name, total in totals.items()}
-
-    def squared_movements(self) -> Tensor:
-        """One client after the other."""
-        found = torch.zeros(self._clients, dtype=torch.float64)
-        for i, (group, k) in self._where.items():
-            found[i] = squared_norm(group.moved(k))
-        return found

@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ntk_fed.fedavg.engines.movement import Movement
+
 Where = slice | Tensor | None  # rows of a step: a range, ``(c, b)`` numbers, or all
 
 
@@ -43,7 +45,7 @@ class Weights(abc.ABC):
         """``W_i ← W_i − step_size · dᵀ a``."""
 
     @abc.abstractmethod
-    def add_movement(self, total: "Movement", share: Float[Tensor, " c"]) -> None:
+    def add_movement(self, total: Movement, share: Float[Tensor, " c"]) -> None:
         """Add ``Σ share_i (W_i − W)`` to a total."""
 
     @abc.abstractmethod
@@ -57,38 +59,6 @@ class Weights(abc.ABC):
     def kept(self) -> "Weights":
         """As they are now, whatever is updated later."""
         return self
-
-
-class Movement:
-    """A sum of ``dᵀ a`` over many groups, multiplied in few large products."""
-
-    _ENOUGH = 256  # rows
-
-    def __init__(self, like: Tensor) -> None:
-        self.total = torch.zeros_like(like)
-        self._waiting: list[tuple[Tensor, Tensor]] = []
-        self._rows = 0
-
-    def add_product(self, d: Tensor, a: Tensor) -> None:
-        """``total += dᵀ a`` for ``(r, out)`` and ``(r, in)``, now or later."""
-        self._waiting.append((d, a))
-        self._rows += len(d)
-        if self._rows >= self._ENOUGH:
-            self._multiply()
-
-    def finished(self) -> Tensor:
-        """The sum, ``(out, in)``."""
-        self._multiply()
-        return self.total
-
-    def _multiply(self) -> None:
-        if self._waiting:
-            left, right = (
-                parts[0] if len(parts) == 1 else torch.cat(parts)
-                for parts in zip(*self._waiting, strict=True)
-            )
-            self.total.addmm_(left.T, right)
-        self._waiting, self._rows = [], 0
 
 
 class Shared(Weights):
