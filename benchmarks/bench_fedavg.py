@@ -66,6 +66,7 @@ def measured(case: Case, part: str, options: Options, others: Peers) -> dict:
     if part == "watched":
         runs = {"ours auto": fed_cases.ours(problem, "auto")}
         runs["watched"] = fed_cases.watched(problem)
+        runs["plain"] = DIRECT["plain"](problem)
     else:
         names = {f"ours {engine}": engine for engine in options.engines}
         runs = {name: fed_cases.ours(problem, e) for name, e in names.items()}

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,25 +96,19 @@ def federation(problem: Problem) -> tuple[torch.nn.Module, nf.data.Partition]:
 
 def ours(problem: Problem, engine: str) -> Iterator[list[Tensor]]:
     """Our rounds; gives the global weights after each, like the tools of fed_tools."""
-    model, split = federation(problem)
-    run = nf.fedavg.rounds(
-        model,
-        split,
-        rounds=ROUNDS,
-        local_steps=problem.local_steps,
-        step_size=problem.step_size,
-        batch_size=problem.batch or None,
-        engine=engine,
-        seed=SEED,
-    )
-    for item in run:
-        yield list(item.params.values())
+    return _rounds(problem, [], engine=engine)
 
 
 def watched(problem: Problem) -> Iterator[list[Tensor]]:
     """Our rounds with drift and flips of all clients at every local step."""
+    return _rounds(problem, [nf.observers.divergence], steps=True)
+
+
+def _rounds(
+    problem: Problem, watching: list[Callable[..., Any]], **options: Any
+) -> Iterator[list[Tensor]]:
     model, split = federation(problem)
-    observers = [nf.observers.divergence(model, split)]
+    observers = [watch(model, split) for watch in watching]
     run = nf.fedavg.rounds(
         model,
         split,
@@ -121,8 +116,8 @@ def watched(problem: Problem) -> Iterator[list[Tensor]]:
         local_steps=problem.local_steps,
         step_size=problem.step_size,
         batch_size=problem.batch or None,
-        steps=True,
         seed=SEED,
+        **options,
     )
     for item in run:
         for observe in observers:
