@@ -21,11 +21,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## the main job: a report on real digits, under two minutes
 	@$(BIN)/python analyses/00_demo/analysis.py --out $(OUT)
 
+# One process per core, each with one thread: two threads each would wait for another.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: $(STAMP) ## every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 quick: $(STAMP) ## the tests that take less than ten seconds each
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(PYTEST) -m 'not slow' $(ARGS)
 
 torture: $(STAMP) ## a hundred runs killed at random moments; minutes
 	NTK_FED_KILLS=100 $(BIN)/python -m pytest -s tests/test_kill.py $(ARGS)

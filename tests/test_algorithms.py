@@ -303,7 +303,6 @@ def test_the_anchored_rule_finds_the_projection_and_averaging_does_not():
         ({"local": "exact"}, "local_steps has no"),
         ({"engine": "dense", "momentum": 0.5}, "cannot run this"),
     ],
-    ids=str,
 )
 def test_bad_options_are_refused_by_name(options, words):
     model, split = federation(0)

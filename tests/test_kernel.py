@@ -406,7 +406,7 @@ import ntk_fed as nf
 module = sys.modules["ntk_fed.kernel.plan"]
 module.block_size = lambda *_: 1
 model, x = build("transformer", {seed})
-nf.gram(model, x.repeat(8, 1), out={out!r}, engine="jacobian")
+nf.gram(model, x.repeat(3, 1), out={out!r}, engine="jacobian")
 """
 
 
@@ -418,7 +418,7 @@ def test_kill_9_in_a_tiled_run_and_a_restart_give_the_same_bytes(seed, tmp_path)
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
     script = TILED.format(tests=tests, seed=seed, out=str(again))
     state, seen = tmp_path / "again.npy.tiles.json", []
-    for tiles in (20, 200):
+    for tiles in (10, 40):
         process = subprocess.Popen([sys.executable, "-c", script])
         while process.poll() is None:
             if state.exists() and len(json.loads(state.read_text())["done"]) > tiles:
@@ -427,7 +427,7 @@ def test_kill_9_in_a_tiled_run_and_a_restart_give_the_same_bytes(seed, tmp_path)
         process.kill()
         process.wait()
         seen.append(len(json.loads(state.read_text())["done"]))
-    assert 20 < seen[0] < seen[1] < 820  # killed in the middle, twice
+    assert 10 < seen[0] < seen[1] < 120  # killed in the middle, twice
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
     assert again.read_bytes() == Path(whole).read_bytes()
 
