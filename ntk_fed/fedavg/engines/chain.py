@@ -27,7 +27,8 @@ class Activation:
 
     Attributes:
         value: of the pre-activations, which it may overwrite.
-        pull: gradient by the values, and what was kept, to gradient by pre-activations.
+        pull: gradient by the values, and what was kept, to gradient by pre-activations,
+            which it may write over the former.
         keeps_input: does ``pull`` need the pre-activations, or the values?
     """
 
@@ -41,9 +42,18 @@ def _identity(values: Tensor) -> Tensor:
 
 
 IDENTITY = Activation(_identity, lambda gradient, kept: gradient)
-RELU = Activation(torch.relu_, lambda g, kept: aten.threshold_backward(g, kept, 0))
-TANH = Activation(torch.tanh_, aten.tanh_backward)
-SIGMOID = Activation(torch.sigmoid_, aten.sigmoid_backward)
+RELU = Activation(
+    torch.relu_,
+    lambda g, kept: aten.threshold_backward.grad_input(g, kept, 0, grad_input=g),
+)
+TANH = Activation(
+    torch.tanh_,
+    lambda g, kept: aten.tanh_backward.grad_input(g, kept, grad_input=g),
+)
+SIGMOID = Activation(
+    torch.sigmoid_,
+    lambda g, kept: aten.sigmoid_backward.grad_input(g, kept, grad_input=g),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ OPERATIONS_PER_BYTE = 5.0
 CACHE = 16 * 2**20  # bytes that a group of clients works on
 AT_LEAST = 2  # clients: threads share products of several better than one of one
 TOGETHER = 128  # rows from which a product of all clients' rows runs at speed
+COLUMNS = 64  # samples of a step from which products are faster with features first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +87,14 @@ class Forms:
         layers: form of the weights of each layer.
         order: positions of clients with something to do, the busiest first.
         group: of how many clients a group is.
+        columns: do results lie in memory with features before samples?
     """
 
     samples: str
     layers: tuple[str, ...]
     order: tuple[int, ...]
     group: int
+    columns: bool
 
     @classmethod
     def of(
@@ -138,7 +141,10 @@ class Forms:
         busy = [i for i in range(len(work.clients)) if work.batches[i]]
         busy.sort(key=lambda i: (-len(work.data[i][0]), i))
         group = _group(layers, [tuple(shape) for shape in shapes], sizes)
-        return cls(samples, tuple(layers), tuple(busy), group)
+        # A series is filled step by step; rows named by number are added to one by one.
+        by_row = "series" in layers or (layers[0] == "rows" and not sizes.full)
+        columns = sizes.drawn >= COLUMNS and not by_row
+        return cls(samples, tuple(layers), tuple(busy), group, columns)
 
     def groups(self, size: int | None = None) -> list[list[int]]:
         """Positions of the clients of each group."""

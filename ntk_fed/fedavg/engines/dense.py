@@ -20,6 +20,7 @@ from ntk_fed.fedavg.engines.samples import (
     by_number,
     in_sequence,
 )
+from ntk_fed.fedavg.engines.scratch import Place, Scratch
 from ntk_fed.fedavg.engines.weights import (
     Explicit,
     Rows,
@@ -55,6 +56,7 @@ class Dense:
     ) -> None:
         self.chain, self.state = chain, state
         self.form, self.group = form, group
+        self.scratch = Scratch()
         # Of the last round and of this one: other clients may take part in each.
         self._full: dict[tuple[int, ...], Samples] = {}
         self._kept: dict[tuple[int, ...], Samples] = {}
@@ -112,10 +114,13 @@ class Dense:
         flat = [one.x.flatten(0, 1) for one in samples]
         products = (flat[0] if len(flat) == 1 else torch.cat(flat)) @ start[name].T
         pieces = products.split([len(one) for one in flat])
-        return [
+        begun = [
             piece.unflatten(0, one.x.shape[:2])
             for piece, one in zip(pieces, samples, strict=True)
         ]
+        if forms.columns:
+            return [one.mT.contiguous().mT for one in begun]
+        return list(begun)
 
     def _samples(self, forms: Forms, work: Work, part: list[int]) -> Samples:
         """The group's samples of this round; full batches stay for the next one."""
@@ -149,9 +154,11 @@ class _Group:
         self.start = start
         self.samples, self.before = samples, before
         self.steps = len(self.samples.batches)
+        # A single step's results may be what is left of the round.
+        self.scratch = engine.scratch if self.steps > 1 else None
         values = {**engine.state, **start}
         self.weights = [
-            self._weights(k, forms.layers[k], values, work.watched)
+            self._weights(k, forms, values, work.watched)
             for k in range(len(self.chain.layers))
         ]
         trained = [
@@ -165,19 +172,27 @@ class _Group:
             if layer.bias is not None
         }
 
-    def _weights(self, k: int, form: str, values: Params, watched: bool) -> Weights:
+    def _weights(self, k: int, forms: Forms, values: Params, watched: bool) -> Weights:
         layer = self.chain.layers[k]
+        place = Place(columns=forms.columns, scratch=self.scratch, name=k)
         name = layer.weight
         weight = values[name] if isinstance(name, str) else name
-        match form:
+        match forms.layers[k]:
             case "shared":
                 return Shared(weight)
             case "explicit":
-                return Explicit(weight, self.clients, watched=watched)
+                return Explicit(weight, self.clients, watched=watched, place=place)
             case "rows":
                 gram = functools.partial(getattr, self.samples, "gram")
                 assert self.before is not None
-                return Rows(weight, self.samples.x, gram, self.before, watched=watched)
+                return Rows(
+                    weight,
+                    self.samples.x,
+                    gram,
+                    self.before,
+                    watched=watched,
+                    place=place,
+                )
         rows = sum(batch.weights.shape[1] for batch in self.samples.batches)
         if k > 0 or self.before is None:
             return Series(weight, self.clients, rows)

@@ -17,10 +17,16 @@ class Movement:
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._rows = 0
 
-    def add_product(self, d: Tensor, a: Tensor) -> None:
-        """``total += dᵀ a`` for ``(r, out)`` and ``(r, in)``, now or later."""
-        self._waiting.append((d, a))
-        self._rows += len(d)
+    def add_products(self, d: Tensor, a: Tensor) -> None:
+        """``total += Σ_i d_iᵀ a_i``, now or later, for ``(c, r, out)``, ``(c, r, in)``.
+
+        Where features lie before samples nothing is moved to bring clients together.
+        """
+        if not d.is_contiguous() and d.mT.is_contiguous():
+            self.total.addbmm_(d.mT, a)
+            return
+        self._waiting.append((d.flatten(0, 1), a.flatten(0, 1)))
+        self._rows += d.shape[:2].numel()
         if self._rows >= self._ENOUGH:
             self._multiply()
 

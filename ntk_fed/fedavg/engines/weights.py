@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ntk_fed.fedavg.engines.movement import Movement
+from ntk_fed.fedavg.engines.scratch import FRESH, Place
 
 Where = slice | Tensor | None  # rows of a step: a range, ``(c, b)`` numbers, or all
 
@@ -31,6 +32,7 @@ class Weights(abc.ABC):
     """One layer's weights at the clients of a group."""
 
     trained = True
+    place = FRESH
 
     @abc.abstractmethod
     def forward(self, a: Tensor, where: Where) -> Float[Tensor, "c b out"]:
@@ -57,8 +59,13 @@ class Weights(abc.ABC):
         return self.forward(a, None)
 
     def kept(self) -> "Weights":
-        """As they are now, whatever is updated later."""
-        return self
+        """As they are now, whatever is updated later; results in memory of their own.
+
+        What is watched is never overwritten.
+        """
+        found = copy.copy(self)
+        found.place = FRESH
+        return found
 
 
 class Shared(Weights):
@@ -92,7 +99,10 @@ class Shared(Weights):
 class Explicit(Weights):
     """Each client's own weight, ``(c, out, in)``."""
 
-    def __init__(self, weight: Tensor, clients: int, *, watched: bool) -> None:
+    def __init__(
+        self, weight: Tensor, clients: int, *, watched: bool, place: Place = FRESH
+    ) -> None:
+        self.place = place
         self.start = weight
         self.own = weight.expand(clients, *weight.shape)
         self.mine = False  # nobody else's memory: it may be overwritten
@@ -100,11 +110,11 @@ class Explicit(Weights):
 
     def forward(self, a: Tensor, where: Where) -> Tensor:
         """``a W_iᵀ``, one product per client."""
-        return torch.bmm(a, self.own.mT)
+        return self.place.product("forward", a, self.own.mT)
 
     def backward(self, d: Tensor) -> Tensor:
         """``d W_i``."""
-        return torch.bmm(d, self.own)
+        return self.place.product("backward", d, self.own)
 
     def update(self, d: Tensor, a: Tensor, step_size: float, where: Where) -> None:
         """In place, unless somebody keeps what was there."""
@@ -122,10 +132,6 @@ class Explicit(Weights):
     def moved(self, i: int) -> Tensor:
         """The difference."""
         return self.own[i] - self.start
-
-    def kept(self) -> Weights:
-        """The weights now: they are not overwritten if watched."""
-        return copy.copy(self)
 
 
 class Rows(Weights):
@@ -146,7 +152,9 @@ class Rows(Weights):
         before: Tensor,
         *,
         watched: bool,
+        place: Place = FRESH,
     ) -> None:
+        self.place = place
         self.weight, self.x, self.gram = weight, x, gram
         self.before = before
         self.d: Tensor | None = None
@@ -157,7 +165,7 @@ class Rows(Weights):
         before = taken(self.before, where)
         if self.d is None:
             return before.clone()
-        return torch.baddbmm(before, taken(self.gram(), where), self.d)
+        return self.place.sum("forward", before, taken(self.gram(), where), self.d)
 
     def at(self, a: Tensor) -> Tensor:
         """``a Wᵀ + (a xᵀ) d``; what is known of the rows themselves is used."""
@@ -187,18 +195,13 @@ class Rows(Weights):
     def add_movement(self, total: Movement, share: Tensor) -> None:
         """``Σ dᵀ x``."""
         if self.d is not None:
-            x = share[:, None, None] * self.x
-            total.add_product(self.d.flatten(0, 1), x.flatten(0, 1))
+            total.add_products(self.d, share[:, None, None] * self.x)
 
     def moved(self, i: int) -> Tensor:
         """``dᵀ x``."""
         if self.d is None:
             return torch.zeros_like(self.weight)
         return self.d[i].T @ self.x[i]
-
-    def kept(self) -> Weights:
-        """The d now: they are not overwritten if watched."""
-        return copy.copy(self)
 
 
 @dataclasses.dataclass
@@ -240,6 +243,8 @@ class Series(Weights):
         """``a Wᵀ + (a a_sᵀ) d_s`` over the steps s before."""
         if self.before is None:
             z = _times(a, self.weight)
+        elif a.shape[1] == self.rows:
+            z = self.before
         else:
             step = slice(self.filled, self.filled + a.shape[1])
             z = self.before[:, step].contiguous()
@@ -282,8 +287,7 @@ class Series(Weights):
     def add_movement(self, total: Movement, share: Tensor) -> None:
         """``Σ d_sᵀ a_s``."""
         d, a, scale = self._seen()
-        a = (scale * share)[:, None, None] * a
-        total.add_product(d.flatten(0, 1), a.flatten(0, 1))
+        total.add_products(d, (scale * share)[:, None, None] * a)
 
     def moved(self, i: int) -> Tensor:
         """``Σ d_sᵀ a_s``."""
@@ -291,10 +295,6 @@ class Series(Weights):
             return torch.zeros_like(self.weight)
         d, a, scale = self._seen()
         return scale * (d[i].T @ a[i])
-
-    def kept(self) -> Weights:
-        """The steps so far: later ones are written behind them."""
-        return copy.copy(self)
 
     def _seen(self) -> tuple[Tensor, Tensor, float]:
         history = self.history
