@@ -43,7 +43,7 @@ class Options:
 
     cells: tuple[str, ...] = ("*",)
     """Patterns of part/case, such as 'grid/mnist-c10-*' or 'exact/*'."""
-    engines: tuple[str, ...] = ("auto", "loop")
+    engines: tuple[str, ...] = ("auto",)
     """Our engines."""
     peers: tuple[str, ...] = fed_report.PEERS
     """Names of peers, or none."""

@@ -13,15 +13,18 @@ from torch import Tensor
 PAUSE = 0.05  # seconds: threads of the tool before stop waiting for work meanwhile
 SLOW, QUICK = 1.0, 0.05  # seconds a round: above, few rounds; below, many
 LONG = 10.0  # seconds a round: above, what the first pays for starting is nothing
+TURN, MOST = 0.1, 10  # a turn has rounds for so many seconds, and so many at most
 
 
 def timed(
     runs: dict[str, Iterator[list[Tensor]]], problem: Problem, rounds: int
 ) -> dict[str, dict]:
-    """Each tool's seconds of every round, tools in turn, the first one later each time.
+    """Each tool's seconds a round in every turn, the first tool later each time.
 
-    The first round does not count, unless it is long. Also how far its movement is from
-    the plain loop's. A tool that fails keeps its reason.
+    A turn is one round, or several where these are short: the first one after a pause
+    finds nothing in the caches, and a run has hundreds. The first turn is one round; it
+    does not count, unless it is long. Also how far its movement is from the plain
+    loop's. A tool that fails keeps its reason.
     """
     found: dict[str, dict] = {name: {"seconds": []} for name in runs}
     moved: dict[str, list[Tensor]] = {}
@@ -31,14 +34,16 @@ def timed(
         turn = done % max(1, len(names))
         spent = []
         for name in names[turn:] + names[:turn]:
+            before = found[name]["seconds"]
+            count = min(MOST, max(1, int(TURN / before[-1]))) if before else 1
             time.sleep(PAUSE)
             began = time.perf_counter()
             try:
-                weights = next(runs[name])
+                weights = [next(runs[name]) for _ in range(count)][-1]
             except Exception as error:  # its reason is the result
                 found[name] = {"error": f"{type(error).__name__}: {error}"[:300]}
                 continue
-            spent.append(time.perf_counter() - began)
+            spent.append((time.perf_counter() - began) / count)
             if done == 0:
                 pairs = zip(weights, problem.weights, strict=True)
                 moved[name] = [w - start for w, start in pairs]

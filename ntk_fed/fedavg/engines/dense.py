@@ -34,6 +34,7 @@ from ntk_fed.fedavg.work import Work
 from ntk_fed.params import Params
 
 ROWS = 1024  # from which the first product of a round runs at full speed
+ALIGNED = 16  # samples: a row of that many floats begins where a register does
 
 
 class Dense:
@@ -127,7 +128,10 @@ class Dense:
         factor = self.chain.layers[0].factor
         if forms.samples == "all":
             key = tuple(work.clients[i] for i in part)
-            found = self._full.get(key) or all_samples(work, part, factor)
+            found = self._full.get(key)
+            if found is None:
+                multiple = ALIGNED if forms.columns else 1
+                found = all_samples(work, part, factor, multiple)
             self._kept[key] = found
             return found
         steps = max(len(work.batches[i]) for i in part)

@@ -6,6 +6,7 @@ change nothing.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -54,10 +55,19 @@ class Samples:
         return torch.bmm(self.x, self.x.mT)
 
 
-def all_samples(work: Work, group: list[int], factor: float) -> Samples:
-    """Every step is the full batch: one batch, used again and again."""
+def all_samples(
+    work: Work, group: list[int], factor: float, multiple: int = 1
+) -> Samples:
+    """Every step is the full batch: one batch, used again and again.
+
+    Args:
+        work: the round.
+        group: positions of the clients.
+        factor: of the first layer.
+        multiple: the number of rows is to be one of this number.
+    """
     own = [work.data[i] for i in group]
-    x, y, weights = _padded(own, own)
+    x, y, weights = _padded(own, own, multiple)
     batch = Batch(None, y, weights)
     steps = [len(work.batches[i]) for i in group]
     alike = len(set(steps)) == 1
@@ -145,14 +155,16 @@ def padded_step(
     return _padded(parts, [work.data[i] for i in group])
 
 
-def _padded(data: Data, fillers: Data) -> tuple[Tensor, Tensor, Tensor]:
+def _padded(
+    data: Data, fillers: Data, multiple: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs ``(c, u, …)``, targets and weights of clients of unequal size.
 
     What is missing is a client's own first sample again, so that no network is asked
     for what it would not meet anyway; its weight is 0.
     """
     counts = [len(x) for x, _ in data]
-    u = max(counts)
+    u = math.ceil(max(counts) / multiple) * multiple
     device = data[0][0].device
     have = torch.tensor(counts)
     weights = (torch.arange(u) < have[:, None]) / have.clamp_min(1)[:, None].double()
