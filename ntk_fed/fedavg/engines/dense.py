@@ -14,6 +14,7 @@ from ntk_fed.fedavg.engines import passes
 from ntk_fed.fedavg.engines.chain import Chain
 from ntk_fed.fedavg.engines.cost import Forms
 from ntk_fed.fedavg.engines.factored import Factored, Left
+from ntk_fed.fedavg.engines.lowrank import Rows, Series
 from ntk_fed.fedavg.engines.samples import (
     Samples,
     all_samples,
@@ -21,14 +22,7 @@ from ntk_fed.fedavg.engines.samples import (
     in_sequence,
 )
 from ntk_fed.fedavg.engines.scratch import Place, Scratch
-from ntk_fed.fedavg.engines.weights import (
-    Explicit,
-    Rows,
-    Series,
-    Shared,
-    Weights,
-    taken,
-)
+from ntk_fed.fedavg.engines.weights import Explicit, Shared, Weights, taken
 from ntk_fed.fedavg.locals import Locals
 from ntk_fed.fedavg.work import Work
 from ntk_fed.params import Params

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ntk_fed.errors import PartitionError
-from ntk_fed.fedavg.engines.chain import IDENTITY, Chain
+from ntk_fed.fedavg.engines.chain import Chain
+from ntk_fed.fedavg.engines.entrywise import IDENTITY
 from ntk_fed.fedavg.locals import Locals, Stacked
 from ntk_fed.fedavg.work import Work
 from ntk_fed.params import Params
