@@ -22,8 +22,8 @@ from ntk_fed import records
 from ntk_fed.data import Partition
 from ntk_fed.fedavg import LocalStep, Objective, Round, Stacked
 from ntk_fed.fedavg import rounds as federated_rounds
-from ntk_fed.fedavg.losses import describe
 from ntk_fed.fedavg.schedules import Schedule
+from ntk_fed.names import definition
 from ntk_fed.observers import Observer
 from ntk_fed.observers.common import rows_of
 from ntk_fed.params import Params, complete, copied, frozen_state
@@ -202,10 +202,10 @@ def _start_rows(item: Round, observers: Sequence[Observer]) -> list[Row]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as the record of a run holds it; functions by their name."""
+    """A value as the record of a run holds it; functions by name and source."""
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]
-    return value if not callable(value) else describe(value)
+    return value if not callable(value) else definition(value)
 
 
 def _schedule(step_size: float | Schedule, rounds: int) -> Any:
@@ -213,13 +213,13 @@ def _schedule(step_size: float | Schedule, rounds: int) -> Any:
     if not callable(step_size):
         return step_size
     named = dataclasses.is_dataclass(step_size)
-    name = repr(step_size) if named else describe(step_size)
+    name = repr(step_size) if named else definition(step_size)
     some = [step_size(t, 0) for t in (0, 1, 10, 100, 1000) if t < rounds]
     return f"{name} {some}"
 
 
 def _described(watch: Observer) -> str:
-    return getattr(watch, "description", getattr(watch, "__qualname__", repr(watch)))
+    return getattr(watch, "description", None) or definition(watch)
 
 
 def _finite(params: Params) -> bool:

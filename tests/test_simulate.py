@@ -1,5 +1,7 @@
 """Runs that are recorded, interrupted, resumed, and that diverge."""
 
+import importlib
+import linecache
 import os
 import signal
 import subprocess
@@ -158,6 +160,36 @@ def test_a_network_that_was_changed_since_is_refused(seed, tmp_path):
     model.forward = lambda x: forward(x) + 0.01
     with pytest.raises(RunFolderError, match="a run of another network"):
         nf.simulate(model, split, out=tmp_path, **OPTIONS)
+
+
+@pytest.mark.parametrize("option", ["loss", "step_size", "observers"])
+def test_a_function_that_changed_inside_its_name_is_refused(
+    option, seed, tmp_path, monkeypatch
+):
+    bodies = {
+        "loss": "return {} * (a - b).square().sum(dim=-1)",
+        "step_size": "return {} / (1 + a + b) if a * b < 0 else 0.1",
+        "observers": "return [] if {} else []",
+    }
+    head = "def own(a, b=0):\n    "
+    folder = tmp_path / "code"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    model, split = federation(seed)
+
+    def with_number(number):
+        (folder / "of_mine.py").write_text(head + bodies[option].format(number))
+        linecache.clearcache()
+        sys.modules.pop("of_mine", None)
+        importlib.invalidate_caches()
+        own = importlib.import_module("of_mine").own
+        given = {option: [own] if option == "observers" else own}
+        return nf.simulate(model, split, out=tmp_path / "run", **OPTIONS | given)
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert_same(with_number(0.5), with_number(0.5))
+    with pytest.raises(RunFolderError, match=r"of_mine\.own \(source"):
+        with_number(0.75)
 
 
 def test_defaults_written_out_are_the_same_run(seed, tmp_path):

@@ -14,8 +14,8 @@ from torch import Tensor
 from ntk_fed import records
 from ntk_fed.data import Partition
 from ntk_fed.fedavg import LocalStep, Round
-from ntk_fed.fedavg.losses import describe
 from ntk_fed.measured import Enclosure
+from ntk_fed.names import definition
 from ntk_fed.params import Params, trainable
 from ntk_fed.records import Row
 
@@ -53,7 +53,7 @@ def shown(value: Any) -> str:
         return f"tensor {records.digest({'': value})[:16]}"
     if isinstance(value, tuple | list):
         return f"({', '.join(map(shown, value))})"
-    return describe(value) if callable(value) else repr(value)
+    return definition(value) if callable(value) else repr(value)
 
 
 def own_start(model: torch.nn.Module) -> Params:

@@ -21,7 +21,7 @@ COLUMNS = 64  # samples of a step from which products are faster with features f
 
 
 @dataclasses.dataclass(frozen=True)
-class Round:
+class Sizes:
     """The sizes that decide: those of the client with most to do.
 
     Attributes:
@@ -39,7 +39,7 @@ class Round:
     itemsize: int
 
     @classmethod
-    def of(cls, work: Work, itemsize: int) -> "Round":
+    def of(cls, work: Work, itemsize: int) -> "Sizes":
         """The sizes of a round."""
         busy = [i for i in range(len(work.clients)) if work.batches[i]]
         full = all(batch is None for i in busy for batch in work.batches[i])
@@ -115,7 +115,7 @@ class Forms:
             form: ``"explicit"``, ``"rows"`` or ``"series"``.
         """
         itemsize = next(iter(params.values())).element_size()
-        sizes = Round.of(work, itemsize)
+        sizes = Sizes.of(work, itemsize)
         shapes = [
             (values[one.weight] if isinstance(one.weight, str) else one.weight).shape
             for one in chain.layers
@@ -156,7 +156,7 @@ class Forms:
         return [list(self.order[a:b]) for a, b in itertools.pairwise(ends)]
 
 
-def _group(layers: list[str], shapes: list[tuple[int, ...]], sizes: Round) -> int:
+def _group(layers: list[str], shapes: list[tuple[int, ...]], sizes: Sizes) -> int:
     """Clients that fit into the cache together, enough of them for fast products."""
     entries = 0
     for form, (outputs, inputs) in zip(layers, shapes, strict=True):

@@ -19,7 +19,7 @@ Data = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
+class Drawn:
     """One local step of a group.
 
     Attributes:
@@ -45,7 +45,7 @@ class Samples:
     """
 
     x: Tensor
-    batches: list[Batch]
+    batches: list[Drawn]
     repeated: bool
     means: Tensor | None = None
 
@@ -68,7 +68,7 @@ def all_samples(
     """
     own = [work.data[i] for i in group]
     x, y, weights = _padded(own, own, multiple)
-    batch = Batch(None, y, weights)
+    batch = Drawn(None, y, weights)
     steps = [len(work.batches[i]) for i in group]
     alike = len(set(steps)) == 1
     batches = [batch] * max(steps)
@@ -84,7 +84,7 @@ def all_samples(
 def whole(data: Data, factor: float) -> Samples:
     """All samples of some clients, as one batch."""
     x, y, weights = _padded(data, data)
-    one = [Batch(None, y, weights)]
+    one = [Drawn(None, y, weights)]
     return Samples(_vectors(x, factor), one, repeated=True, means=weights)
 
 
@@ -105,7 +105,7 @@ def in_sequence(work: Work, group: list[int], steps: int, factor: float) -> Samp
     batches, begin = [], 0
     for size in sizes:
         where = slice(begin, begin + size)
-        batches.append(Batch(where, y[:, where], weights[:, where]))
+        batches.append(Drawn(where, y[:, where], weights[:, where]))
         begin = where.stop
     return Samples(_vectors(x, factor), batches, repeated=False)
 
@@ -136,7 +136,7 @@ def by_number(work: Work, group: list[int], steps: int, factor: float) -> Sample
                 where[row, :count] = torch.arange(count) if own is None else own
                 weights[row, :count] = 1 / count
         where = where.to(x.device)
-        batches.append(Batch(where, y[clients, where], weights.to(x.device)))
+        batches.append(Drawn(where, y[clients, where], weights.to(x.device)))
     return Samples(_vectors(x, factor), batches, repeated=True)
 
 

@@ -4,7 +4,6 @@ Floor 4.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ from ntk_fed.fedavg.losses import (
     squared_hinge,
 )
 from ntk_fed.fedavg.losses.own import PerSample
-from ntk_fed.names import require_known
+from ntk_fed.names import defined, require_known
 
 Loss = str | PerSample
 
@@ -62,23 +61,13 @@ def named(loss: Loss) -> PerSample:
 
 
 def describe(loss: Loss | Callable[..., Any]) -> str:
-    """The name, or where a function is defined, for the record of a run.
-
-    A ``functools.partial`` shows its arguments. Of any other object that can be called
-    the type is named: what it holds is not on record.
+    """The name, or where a function is defined, for messages.
 
     Example:
         >>> describe("squared")
         'squared'
     """
-    if isinstance(loss, str):
-        return loss
-    if isinstance(loss, functools.partial):
-        given = [repr(value) for value in loss.args]
-        given += [f"{name}={value!r}" for name, value in loss.keywords.items()]
-        return f"functools.partial({', '.join([describe(loss.func), *given])})"
-    owner = loss if hasattr(loss, "__qualname__") else type(loss)
-    return f"{owner.__module__}.{owner.__qualname__}"
+    return loss if isinstance(loss, str) else defined(loss)
 
 
 def check_targets(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
