@@ -99,7 +99,8 @@ def cosine_totals(
         "same class" and "different class" -> (sum of cosines, number of pairs), both
         over ordered pairs of different samples; their quotient is the mean.
     """
-    rows = features / torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    rows = features / features.abs().amax(dim=1, keepdim=True)  # squares stay in range
+    rows = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     cosines = rows @ rows.mT  # (m, m)
     same = labels[:, None] == labels[None, :]
     apart = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)

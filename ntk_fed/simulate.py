@@ -25,7 +25,7 @@ from ntk_fed.fedavg import rounds as federated_rounds
 from ntk_fed.fedavg.schedules import Schedule
 from ntk_fed.names import definition
 from ntk_fed.observers import Observer
-from ntk_fed.observers.common import rows_of
+from ntk_fed.observers.common import check_observers, described_as, rows_of
 from ntk_fed.params import Params, complete, copied, frozen_state
 from ntk_fed.records import Row
 from ntk_fed.runfolder import (
@@ -98,12 +98,7 @@ def simulate(
     Cost:
         The rounds, and what the observers cost.
     """
-    for watch in observers:
-        if not callable(watch):
-            raise ValueError(
-                f"observers must be functions of a round or local step, got {watch!r}. "
-                "Build ours first: nf.observers.loss(model, partition)."
-            )
+    check_observers(observers, options.get("loss", "squared"))
     if "first" in options:
         raise ValueError(
             "first is kept by the run folder: leave it out, and give out=."
@@ -136,7 +131,7 @@ def simulate(
         fingerprint = fingerprint_of(state, partition)
         outputs = Objective.of(model).outputs(start, partition.dataset.x)
         folder = RunFolder(records.prepare(out), fingerprint)
-        watching = [_described(watch) for watch in observers]
+        watching = [described_as(watch) for watch in observers]
         done = folder.open({**spec, "observers": watching}, start, outputs)
     if done.status == RUNNING:
         items = federation(
@@ -216,10 +211,6 @@ def _schedule(step_size: float | Schedule, rounds: int) -> Any:
     name = repr(step_size) if named else definition(step_size)
     some = [step_size(t, 0) for t in (0, 1, 10, 100, 1000) if t < rounds]
     return f"{name} {some}"
-
-
-def _described(watch: Observer) -> str:
-    return getattr(watch, "description", None) or definition(watch)
 
 
 def _finite(params: Params) -> bool:

@@ -1,6 +1,7 @@
 """Every engine does what the loop over clients does, for any group and any form."""
 
 import importlib
+import math
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import ntk_fed as nf
 from ntk_fed import fedavg
 from ntk_fed.data import Dataset, Partition
 from ntk_fed.fedavg import engines
-from ntk_fed.fedavg.engines import dense, vectorised
+from ntk_fed.fedavg.engines import cost, dense, vectorised
 from ntk_fed.fedavg.engines.chain import Chain, chain_of
 from ntk_fed.params import frozen_state, trainable
 
@@ -150,6 +151,72 @@ def test_watched_steps_are_those_of_the_loop_and_never_change(
     assert_same(run(model, split, "vmap", **options), expected)
     for name, value in trainable(model).items():
         assert torch.equal(value, before[name]), "the model was changed"
+
+
+@pytest.mark.parametrize("form", [None, "explicit", "rows"])
+@pytest.mark.parametrize("batches", BATCHES, ids=str)
+@pytest.mark.parametrize("steps", [False, True], ids=["bare", "watched"])
+def test_features_before_samples_change_nothing(steps, form, batches, monkeypatch):
+    """The layout of large steps, for small ones."""
+    monkeypatch.setattr(cost, "COLUMNS", 1)
+    # Beside a series there is no such layout, and where weights are small it is cheap.
+    monkeypatch.setattr(cost.Sizes, "series", lambda *_, **__: math.inf)
+    model, split = federation("mlp", 2)
+    engine = built(model, split, form=form, group=2)
+    options = {"steps": steps, "rounds": 3, **batches}
+    expected = run(model, split, "loop", **options)
+    assert_same(run(model, split, engine, monkeypatch, **options), expected)
+
+
+def test_what_a_single_step_leaves_is_not_written_over(monkeypatch):
+    """A series keeps what the layer below gave, until all groups are summed."""
+    monkeypatch.setattr(
+        cost.Sizes, "series", lambda *_, first: math.inf if first else -1.0
+    )
+    monkeypatch.setattr(cost.Sizes, "rows", lambda *_: math.inf)
+    model, split = federation("mlp", 2)
+    engine = built(model, split, group=1)
+    expected = run(model, split, "loop", local_steps=1)
+    assert_same(run(model, split, engine, monkeypatch, local_steps=1), expected)
+
+
+def test_a_client_that_is_done_does_not_overflow_in_its_group():
+    """Its weights are enormous; others still step, and it weighs nothing meanwhile."""
+    model = torch.nn.Sequential(*[torch.nn.Linear(1, 1, bias=False) for _ in range(3)])
+    model.double()
+    for value in model.parameters():
+        value.data.fill_(1.0)
+    y = torch.tensor([[-1e180], [0.5]], dtype=torch.float64)
+    data = nf.data.Dataset(torch.ones(2, 1, dtype=torch.float64), y)
+    split = nf.data.Partition(data, [torch.tensor([0]), torch.tensor([1])])
+    options = {"rounds": 1, "local_steps": [1, 3]}
+    expected = run(model, split, "loop", **options)[0].locals.client(0)
+    for engine in ("dense", "vmap"):
+        found = run(model, split, engine, **options)[0].locals.client(0)
+        for name, value in expected.items():
+            assert value.item() == pytest.approx(-1e179)
+            assert_close(found[name], value, rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("size", "weight", "step_size"), [(1e20, 1e-20, 1e-39), (1e-24, 1.0, 1e30)]
+)
+def test_products_of_samples_out_of_range_are_not_formed(size, weight, step_size):
+    """In float32 their Gram matrix is infinite, or zero, and no weight is."""
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        layers = [torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(1, 1, bias=False)]
+        model = torch.nn.Sequential(*layers[: 2 if size < 1 else 1]).to(dtype)
+        for value in model.parameters():
+            value.data.fill_(weight)
+        x = size * torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=dtype)
+        y = torch.full((3, 1), float(size < 1), dtype=dtype)
+        parts = [torch.tensor([0, 1]), torch.tensor([2])]
+        split = nf.data.Partition(nf.data.Dataset(x, y), parts)
+        last = run(model, split, "dense", rounds=1, step_size=step_size)[-1]
+        found[dtype] = last.params["0.weight"].double()
+    # 1e30 times what float32 cannot hold exactly: a few digits are what the loop has.
+    assert_close(found[torch.float32], found[torch.float64], rtol=1e-4, atol=0.0)
 
 
 @pytest.mark.parametrize("group", [1, 2, None])

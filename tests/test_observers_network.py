@@ -256,6 +256,18 @@ def test_samples_without_features_are_left_out_and_counted(seed):
     assert rows["feature cosine (different class)"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("size", [1e-24, 1e20])
+def test_cosines_do_not_see_the_size_of_features(size):
+    """In float32, whose squares of these are 0 and infinite."""
+    rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    plain = features.cosine_totals(rows, labels, 6)
+    found = features.cosine_totals(size * rows, labels, 6)
+    for name, (total, count) in plain.items():
+        assert_close(found[name][0].value, total.value, rtol=1e-5, atol=0.0)
+        assert found[name][1].value == count.value
+
+
 def test_cosines_of_a_subset_hold_the_whole():
     data = nf.data.load("digits", n=80, targets="sign")
     split = nf.data.partition(data, "iid", clients=2)

@@ -192,6 +192,45 @@ def test_a_function_that_changed_inside_its_name_is_refused(
         with_number(0.75)
 
 
+def test_an_observer_that_took_another_loss_for_the_runs_is_refused(seed):
+    model, split = federation(seed)
+    options = {**OPTIONS, "loss": "logistic"}
+    signs = nf.data.Dataset(split.dataset.x, split.dataset.y.sign())
+    split = nf.data.Partition(signs, split.indices)
+    default = [nf.observers.loss(model, split)]
+    with pytest.raises(ValueError, match=r"loss\(\) was built for loss='squared'"):
+        nf.simulate(model, split, observers=default, **options)
+    for named in ("logistic", "squared"):  # one that was meant
+        meant = [nf.observers.loss(model, split, loss=named)]
+        nf.simulate(model, split, observers=meant, **options)
+
+
+@pytest.mark.parametrize(
+    ("observers", "words"),
+    [
+        (nf.observers.loss, "observers must be a list of functions, got function"),
+        ([nf.observers.loss], r"nf\.observers\.loss builds an observer and is none"),
+        ("loss", "observers must be a list of functions, got str"),
+        ([3], "must be functions of a round or local step, got 3"),
+    ],
+)
+def test_what_is_no_observer_is_refused(observers, words, seed):
+    model, split = federation(seed)
+    with pytest.raises(ValueError, match=words):
+        nf.simulate(model, split, observers=observers, **OPTIONS)
+
+
+def test_an_error_inside_an_observer_says_where(seed):
+    def fails(moment):
+        raise KeyError("x")
+
+    model, split = federation(seed)
+    with pytest.raises(KeyError) as caught:
+        nf.simulate(model, split, observers=[fails], **OPTIONS)
+    assert "fails" in caught.value.__notes__[0]
+    assert "in round 1" in caught.value.__notes__[0]
+
+
 def test_defaults_written_out_are_the_same_run(seed, tmp_path):
     assert_same(run(seed, tmp_path), run(seed, tmp_path, weights="samples"))
 

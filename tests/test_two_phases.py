@@ -131,6 +131,33 @@ def test_the_answer_does_not_see_the_units_of_loss_and_rounds(random):
     assert two.after.value == pytest.approx(0.8 * one.after.value)
 
 
+@pytest.mark.parametrize("size", [1e300, 1e-200, 1e-290])
+def test_losses_of_any_size_are_judged_alike(size):
+    x = np.arange(200.0)
+    y = 1 + 2 * x + 6 * np.maximum(x - 99.5, 0)
+    plain, found = (detect(x, s / y, local_steps=5) for s in (1.0, size))
+    assert found.verdict is plain.verdict is Verdict.holds
+    assert found.change == plain.change
+    assert found.before is not None
+    assert plain.before is not None
+    assert found.before.value == pytest.approx(plain.before.value / size, rel=1e-9)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+@pytest.mark.parametrize(
+    "curve",
+    [lambda x: np.exp(x / 100), lambda x: (1 + x) ** 0.5, lambda x: (1 + x) ** 2],
+    ids=["exponential", "root", "square"],
+)
+def test_a_smooth_curve_has_no_two_phases(curve, noise, random):
+    """Linear convergence, above all: its 1/loss grows exponentially."""
+    x = np.arange(300.0)
+    y = curve(x) * (1 + noise * random.standard_normal(len(x)))
+    found = detect(x, 1 / y, local_steps=5)
+    assert found.verdict is Verdict.undecided
+    assert "bends all along" in found.note
+
+
 def test_a_long_curve_is_averaged_over_blocks(random):
     x, f = curve(random, n=4000, change=1500, noise=0.1)
     found = detect(x, f, local_steps=1, draws=49)

@@ -4,8 +4,9 @@ Floor 7.
 """
 
 import functools
+import inspect
 import numbers
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -42,9 +43,54 @@ def observer(factory: Callable[..., Observer]) -> Callable[..., Observer]:
         observe = factory(model, partition, **options)
         words = ", ".join(f"{name}={shown(v)}" for name, v in options.items())
         observe.description = f"{factory.__name__}({words})"  # pyright: ignore
+        if "loss" not in options and "loss" in known:
+            observe.assumed_loss = known["loss"].default  # pyright: ignore
         return observe
 
+    known = inspect.signature(factory).parameters
+    described.builds = factory.__name__  # pyright: ignore
     return described
+
+
+def check_observers(observers: Any, loss: Any) -> None:
+    """Refuse what is no observer, and one that took another loss for the run's.
+
+    Args:
+        observers: what the user gave.
+        loss: of the run.
+
+    Raises:
+        ValueError: not a sequence of functions; a factory that was not called; a loss
+            that nobody named and that is not the run's.
+    """
+    if not isinstance(observers, Sequence) or isinstance(observers, str):
+        raise ValueError(
+            f"observers must be a list of functions, got {type(observers).__name__}. "
+            "Write [nf.observers.loss(model, partition)]."
+        )
+    for watch in observers:
+        if name := getattr(watch, "builds", None):
+            raise ValueError(
+                f"observers: nf.observers.{name} builds an observer and is none. Call "
+                f"it: nf.observers.{name}(model, partition)."
+            )
+        if not callable(watch):
+            raise ValueError(
+                f"observers must be functions of a round or local step, got {watch!r}. "
+                "Build ours first: nf.observers.loss(model, partition)."
+            )
+        assumed = getattr(watch, "assumed_loss", loss)
+        if assumed is not loss and assumed != loss:
+            name = described_as(watch)
+            raise ValueError(
+                f"observers: {name} was built for loss={assumed!r}, its default; the "
+                f"run has loss={loss!r}. Give loss= to the observer as well."
+            )
+
+
+def described_as(watch: Callable[[Moment], Any]) -> str:
+    """What identifies an observer in the record of a run."""
+    return getattr(watch, "description", None) or definition(watch)
 
 
 def shown(value: Any) -> str:
@@ -112,14 +158,22 @@ def at_least(
     return Row(*when, client, None, quantity, found, found, None, "estimate")
 
 
-def rows_of(watch: Observer, moment: Moment) -> list[Row]:
+def rows_of(watch: Callable[[Moment], Any], moment: Moment) -> list[Row]:
     """What an observer says of a moment, after a look at whether these are rows.
 
     Raises:
         ValueError: it returned something else than an iterable of :class:`Row`.
     """
-    name = getattr(watch, "__qualname__", repr(watch))
-    found = watch(moment)
+    name = described_as(watch)
+    try:
+        found = watch(moment)
+        if isinstance(found, Iterator):
+            found = list(found)
+    except Exception as error:
+        done, step = moment_of(moment)
+        when = f"round {done}" if step is None else f"round {done}, local step {step}"
+        error.add_note(f"Raised by the observer {name} in {when}.")
+        raise
     if isinstance(found, Row) or not isinstance(found, Iterable):
         got = "a single Row" if isinstance(found, Row) else type(found).__name__
         raise ValueError(

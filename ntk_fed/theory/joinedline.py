@@ -110,6 +110,19 @@ class JoinedLine:
         x = self.x
         return np.column_stack([np.ones_like(x), x, np.maximum(x - place, 0)])
 
+    def bends(self, y: Vector, place: float) -> float:
+        """What lines leave of the curve over what a parabola in each phase leaves.
+
+        Near 1 for lines with noise, however large; correlated noise bends a little.
+        """
+        lines, span = self.columns_of(place), np.ptp(self.x)
+        u, v = (self.x - self.x.mean()) / span, lines[:, 2] / span
+        _, straight = self.solve(lines, y, 0.0)
+        _, bent = self.solve(np.column_stack([lines, u**2, v**2]), y, 0.0)
+        # Where nothing but rounding is left of either, nothing bends.
+        floor = (16 * np.finfo(float).eps * np.linalg.norm(y / self.scale)) ** 2
+        return float((straight @ straight + floor) / (bent @ bent + floor))
+
     def solve(
         self, columns: np.ndarray, y: Vector, correlation: float
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,10 @@ from ntk_fed.theory.joinedline import JoinedLine, Places, Vector, noise_levels
 SOURCE = "Qin, Etesami, Uribe (2022), arXiv:2201.12719, section 5"
 POINTS = 400  # longer curves are averaged over blocks of rounds
 LEAST = 20  # points without which nothing is tested
+# What two lines leave over what two parabolas leave, from which 1/loss is a smooth
+# curve. Two lines with independent noise never reach 2 (600 simulated curves each of
+# 20, 60 and 300 points), with neighbours correlated by 0.9 in 1 to 12 % of them.
+BENT = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +40,8 @@ class TwoPhases:
 
     Attributes:
         verdict: ``holds``: the slope changes; ``fails``: no change by more than the
-            tolerance, wherever it might be; ``undecided``: the noise allows both.
+            tolerance, wherever it might be; ``undecided``: the noise allows both, or
+            1/loss bends all along, so that neither one line nor two describe it.
         change: round of the change, with its profile-likelihood interval; ``None``
             unless the verdict is ``holds``.
         slope: of 1/loss per round, of one line through all; in 1/loss units.
@@ -106,7 +111,7 @@ def detect(
         Largest F: Andrews (1993), Econometrica 61; serial correlation: Cochrane, Orcutt
         (1949), J. Amer. Statist. Assoc. 44; interval: Feder (1975) (all recalled).
     """
-    x, y, note = _curve(rounds, losses, level, tolerance, draws, local_steps)
+    x, y, unit, note = _curve(rounds, losses, level, tolerance, draws, local_steps)
     require_known("noise", noise, ["relative", "absolute"])
     gaps = np.diff(x)
     even = bool(np.ptp(gaps) <= 1e-9 * gaps.max())
@@ -127,14 +132,27 @@ def detect(
     if not fit.even:
         note += "rounds are not evenly spaced: noise is taken as independent. "
     common = (float(p_value), largest, correlation, len(x))
+    line = line.scaled(unit)
     if largest <= tolerance:
+        if p_value < level:
+            note += "the change is significant, and smaller than the tolerance. "
+        note = note.strip()
         return TwoPhases(Verdict.fails, None, line, None, None, *common, note)
-    if p_value >= level:
-        return TwoPhases(Verdict.undecided, None, line, None, None, *common, note)
     change, edge = _interval(fit, found, level)
+    bends = fit.bends(y, change.value)
+    if bends >= BENT:
+        note += (
+            f"1/loss bends all along: two parabolas leave {bends:.3g} times less of it "
+            "than two lines do. A loss that falls exponentially does this. "
+        )
+    if p_value >= level or bends >= BENT:
+        note = note.strip()
+        return TwoPhases(Verdict.undecided, None, line, None, None, *common, note)
     if edge:
         note += "the interval reaches the first or last places looked at. "
-    before, after = fit.slopes(y, correlation, change.value, level)
+    before, after = (
+        slope.scaled(unit) for slope in fit.slopes(y, correlation, change.value, level)
+    )
     return TwoPhases(
         Verdict.holds, change, line, before, after.scaled(1 / local_steps), *common,
         note.strip(),
@@ -181,8 +199,11 @@ def _curve(
     tolerance: float,
     draws: int,
     local_steps: int,
-) -> tuple[Vector, Vector, str]:
-    """Rounds and 1/loss, averaged over blocks where there are many."""
+) -> tuple[Vector, Vector, float, str]:
+    """Rounds, 1/loss and its unit, averaged over blocks where there are many.
+
+    The largest 1/loss is 1 in that unit: its squares stay in range.
+    """
     x, f = np.asarray(rounds, float), np.asarray(losses, float)
     if x.ndim != 1 or x.shape != f.shape:
         raise ShapeMismatchError(
@@ -204,11 +225,13 @@ def _curve(
             "needed: level in (0, 1), tolerance > 0 and draws of at least 1/level - 1, "
             f"got {level}, {tolerance} and {draws}."
         )
-    if local_steps < 1:
-        raise ValueError(f"local_steps must be at least 1, got {local_steps}.")
-    y, size = 1 / f, math.ceil(len(x) / POINTS)
+    if not isinstance(local_steps, int) or local_steps < 1:
+        raise ValueError(
+            f"local_steps must be a whole number of at least 1, got {local_steps!r}."
+        )
+    y, unit, size = f.min() / f, float(1 / f.min()), math.ceil(len(x) / POINTS)
     if size == 1:
-        return x, y, ""
+        return x, y, unit, ""
     whole = len(x) // size * size
     x, y = (v[:whole].reshape(-1, size).mean(axis=1) for v in (x, y))
-    return x, y, f"averaged over blocks of {size} rounds. "
+    return x, y, unit, f"averaged over blocks of {size} rounds. "

@@ -88,7 +88,10 @@ def choose(
         found = _chain(objective, params, data, steps)
         if isinstance(found, Chain):
             why = "the network is a chain of dense layers"
-            return Choice("dense", Dense(found, objective.state), why)
+            with torch.no_grad():
+                moderate = found.moderate(params, objective.state, x)
+            form = None if moderate else "explicit"
+            return Choice("dense", Dense(found, objective.state, form=form), why)
         reasons.append(f"dense: {found}")
     if name in ("auto", "vmap"):
         reason = None

@@ -6,6 +6,8 @@ compared with the network, so that a wrong reading costs speed and never digits.
 """
 
 import dataclasses
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -48,14 +50,30 @@ class Chain:
 
     def outputs(self, params: Params, state: Params, x: Tensor) -> Tensor:
         """What the network returns, ``(n, o)``, the slow way."""
+        *_, last = self._values(params, state, x)
+        return self.factor * last
+
+    def moderate(self, params: Params, state: Params, x: Tensor) -> bool:
+        """Can products of two inputs of a layer be formed without over- or underflow?
+
+        Forms of weights in the space of samples need them; others do not.
+        """
+        few = some(x)
+        *inputs, _ = self._values(params, state, few)
+        return _moderate(x * self.layers[0].factor) and all(map(_moderate, inputs))
+
+    def _values(self, params: Params, state: Params, x: Tensor) -> Iterator[Tensor]:
+        """What each layer takes, ``(n, in)``, and what the last one gives."""
         values = {**state, **params}
         h = x.flatten(1)
         for layer in self.layers:
+            h = layer.factor * h
+            yield h
             weight = layer.weight
             weight = values[weight] if isinstance(weight, str) else weight
             bias = None if layer.bias is None else values[layer.bias]
-            h = layer.activation.value(F.linear(layer.factor * h, weight, bias))
-        return self.factor * h
+            h = layer.activation.value(F.linear(h, weight, bias))
+        yield h
 
 
 def chain_of(objective: Objective, params: Params, x: Tensor, y: Tensor) -> Chain | str:
@@ -82,7 +100,7 @@ def chain_of(objective: Objective, params: Params, x: Tensor, y: Tensor) -> Chai
     if watch.reason is not None:
         return watch.reason
     found = Chain(tuple(watch.layers), watch.factor)
-    few = x[torch.linspace(0, len(x) - 1, min(256, len(x))).long()]
+    few = some(x)
     for point in (params, beside(params)):
         with torch.no_grad():
             ours = found.outputs(point, state, few)
@@ -91,6 +109,17 @@ def chain_of(objective: Objective, params: Params, x: Tensor, y: Tensor) -> Chai
         if not _same_gradient(found, objective, point, x[:2], y[:2]):
             return "its gradient is not that of its dense layers"
     return found
+
+
+def some(x: Tensor) -> Tensor:
+    """At most 256 samples, spread over all."""
+    return x[torch.linspace(0, len(x) - 1, min(256, len(x))).long()]
+
+
+def _moderate(h: Tensor) -> bool:
+    kind, most = torch.finfo(h.dtype), float(h.abs().amax())
+    low, high = math.sqrt(kind.tiny) / kind.eps, math.sqrt(kind.max) / h[0].numel()
+    return most == 0 or low < most < high
 
 
 def beside(params: Params) -> Params:

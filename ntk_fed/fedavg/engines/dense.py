@@ -37,7 +37,7 @@ class Dense:
     Args:
         chain: the network.
         state: frozen parameters and buffers.
-        form: one form of weights for all layers, for tests; ``None`` is the cheapest.
+        form: one form of weights for all layers; ``None`` is the cheapest for each.
         group: clients in a group; ``None`` is as many as the cache takes.
     """
 
@@ -152,6 +152,7 @@ class _Group:
         self.start = start
         self.samples, self.before = samples, before
         self.steps = len(self.samples.batches)
+        self.counts = [len(work.batches[i]) for i in part]
         # A single step's results may be what is left of the round.
         self.scratch = engine.scratch if self.steps > 1 else None
         values = {**engine.state, **start}
@@ -205,6 +206,7 @@ class _Group:
             self.biases,
             taken(self.samples.x, batch.where),
         )
+        self._clear(found, k)
         for one in passes.backward(
             self.chain,
             found,
@@ -221,6 +223,12 @@ class _Group:
             if own.trained:
                 a = found.inputs[one.layer]
                 own.update(one.weight, a, step_size, batch.where)
+
+    def _clear(self, found: passes.Forward, k: int) -> None:
+        """Clients that are done weigh nothing; zero times what overflowed is not."""
+        done = [row for row, count in enumerate(self.counts) if count <= k]
+        for values in (*found.inputs[1:], *found.kept) if done else ():
+            values[done] = 0
 
     def left(self) -> Left:
         """The clients as they are now."""
