@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from federations import federation
 
+import ntk_fed as nf
 from ntk_fed import records
 from ntk_fed.errors import RunFolderError
 from ntk_fed.records import Row
@@ -307,6 +309,24 @@ def test_values_that_are_not_finite_are_counted(single):
     rows.loc[rows.index[-1], "value"] = np.inf
     records.write_table(single / "rows" / "rows.parquet", rows)
     assert "1 recorded value not finite" in render(single).read_text()
+
+
+def test_a_loss_beyond_every_axis_is_cut_and_said(single):
+    """Of a run that diverged: no axis has room for 1e288."""
+    rows = keep(single, "loss", "rate")
+    last = rows[rows["quantity"] == "loss"]["round"].idxmax()
+    rows.loc[last, "value"] = 1e288
+    records.write_table(single / "rows" / "rows.parquet", rows)
+    page = render(single).read_text()
+    assert "A run that diverged is drawn until its loss is 1e+09 times" in words(page)
+    assert page.count("<figure>") == 1
+
+
+def test_a_folder_of_simulate_is_told_from_a_study(tmp_path):
+    model, split = federation(0)
+    nf.simulate(model, split, rounds=1, local_steps=1, step_size=0.1, out=tmp_path)
+    with pytest.raises(RunFolderError, match="was written by nf.simulate"):
+        render(tmp_path)
 
 
 def test_predicted_loss_needs_clients_weighted_by_samples(single):

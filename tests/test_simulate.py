@@ -212,6 +212,7 @@ def test_an_observer_that_took_another_loss_for_the_runs_is_refused(seed):
         ([nf.observers.loss], r"nf\.observers\.loss builds an observer and is none"),
         ("loss", "observers must be a list of functions, got str"),
         ([3], "must be functions of a round or local step, got 3"),
+        ([None], "must be functions of a round or local step, got None"),
     ],
 )
 def test_what_is_no_observer_is_refused(observers, words, seed):
@@ -254,13 +255,6 @@ def test_a_damaged_state_is_named(seed, tmp_path):
     (tmp_path / "state.json").write_text("{")
     with pytest.raises(RunFolderError, match=r"state\.json' is damaged"):
         run(seed, tmp_path)
-
-
-@pytest.mark.parametrize("watch", [3, None])
-def test_what_is_no_observer_is_refused(watch, seed):
-    model, split = federation(seed)
-    with pytest.raises((ValueError, TypeError)):
-        nf.simulate(model, split, observers=[watch], **OPTIONS)
 
 
 def test_progress_shows_and_changes_nothing(seed, capsys):

@@ -26,6 +26,8 @@ from ntk_fed.theory.condition import WORDING
 
 _STYLES: tuple[tuple[Any, float], ...] = (("-", 1.4), ("--", 1.1), (":", 1.4))
 _CLOSE = 1e-6  # two records of one residual norm, relative
+_BEYOND = 1e9  # times the loss at the start: what goes above is not drawn
+_CUT = f" A run that diverged is drawn until its loss is {_BEYOND:.0e} times the first."
 
 
 def predicted_loss(study: Study) -> Frame:
@@ -51,6 +53,9 @@ def loss(study: Study) -> list[Drawing]:
     simulated = simulated[simulated["value"] > 0]
     if simulated.empty:
         return []
+    most = _BEYOND * simulated.loc[simulated["round"].idxmin(), "value"]
+    beyond = set(simulated.loc[simulated["value"] > most, "width"])
+    simulated = simulated[simulated["value"] <= most]
     predicted = predicted_loss(study)
     promised = study.series("loss promised by du2019")
     both = [v for part in (simulated, predicted, promised) for v in part["value"]]
@@ -69,7 +74,8 @@ def loss(study: Study) -> list[Drawing]:
                 title=f"width {width}",
                 alt=f"Loss against rounds at width {width}, {counted(seeds, 'run')}, "
                 "log axis: simulated, predicted and promised.",
-                caption=_loss_caption(width, panels),
+                caption=_loss_caption(width, panels)
+                + (_CUT if width in beyond else ""),
             )
         )
     return drawings

@@ -117,6 +117,13 @@ def read(folder: str | os.PathLike[str]) -> Study:
     needed = [path / name for name in _LOOKED_FOR.split(", ") if "*" not in name]
     missing = [file.name for file in needed if not file.is_file()]
     if missing or not list(path.glob("rows/*.parquet")):
+        if (path / "state.json").is_file() and (path / "spec.toml").is_file():
+            raise RunFolderError(
+                f"{str(folder)!r} was written by nf.simulate, which records rows and "
+                "no conditions: there is nothing to judge. Reports are made of runs of "
+                "`ntk-fed simulate` and of studies; read the rows with "
+                "nf.simulate(..., out=...).rows, which does not run again."
+            )
         what = ", ".join(missing) or "rows/*.parquet"
         raise RunFolderError(
             f"{str(folder)!r} is no finished run or study: {what} is missing (looked "
