@@ -49,9 +49,9 @@ class Options:
     """Names of peers, or none."""
     complete: bool = False
     """Flower and pfl in every cell of the grid, not only in a third of them."""
-    rounds: int = 7
+    rounds: int = 5
     """Rounds; one not counted goes before. Slow cells have 3, quick ones twice this."""
-    peer_rounds: int = 3
+    peer_rounds: int = 2
     """Rounds of Flower and pfl; one not counted goes before. Slow cells have 2."""
     threads: int = 2
     """Cores each tool may use."""

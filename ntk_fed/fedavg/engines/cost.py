@@ -14,6 +14,7 @@ from ntk_fed.fedavg.work import Work
 from ntk_fed.params import Params
 
 OPERATIONS_PER_BYTE = 5.0
+IN_CACHE = 0.1  # of that, for bytes that a group of clients keeps there
 CACHE = 16 * 2**20  # bytes that a group of clients works on
 AT_LEAST = 2  # clients: threads share products of several better than one of one
 TOGETHER = 128  # rows from which a product of all clients' rows runs at speed
@@ -60,7 +61,9 @@ class Sizes:
         """Each client's own weight: products, and the weight through memory."""
         entries = inputs * outputs
         products = (4 if first else 6) * self.seen * entries
-        passes = (3 if first else 4) * self.steps + 2
+        group = max(AT_LEAST, math.ceil(TOGETHER / max(1, self.drawn)))
+        fits = group * entries * self.itemsize <= CACHE
+        passes = (3 if first else 4) * self.steps * (IN_CACHE if fits else 1.0) + 2
         return products + OPERATIONS_PER_BYTE * self.itemsize * entries * passes
 
     def rows(self, inputs: int, outputs: int) -> float:
@@ -68,14 +71,22 @@ class Sizes:
         n = self.held
         ends = 4 * n * inputs * outputs  # what it starts from, and the movement
         gram = 2 * n * n * inputs if self.steps > 1 else 0
-        return ends + gram + 2 * (self.steps - 1) * self.drawn * n * outputs
+        kept = self.itemsize * n * outputs * (self.steps + 2)
+        products = ends + gram + 2 * (self.steps - 1) * self.drawn * n * outputs
+        return products + OPERATIONS_PER_BYTE * kept
 
     def series(self, inputs: int, outputs: int, *, first: bool) -> float:
         """All steps' rows one after another."""
         back = 1 if first else 2
         earlier = self.drawn**2 * self.steps * (self.steps - 1) / 2
         products = (1 + back) * 2 * self.seen * inputs * outputs
-        return products + back * 2 * earlier * (inputs + outputs)
+        # What was learned is written once, and read again in every later step.
+        kept = self.itemsize * self.seen * (inputs + outputs) * (self.steps / 2 + 2)
+        return (
+            products
+            + back * 2 * earlier * (inputs + outputs)
+            + OPERATIONS_PER_BYTE * kept
+        )
 
 
 @dataclasses.dataclass(frozen=True)
