@@ -3,6 +3,8 @@
 import gzip
 import os
 import struct
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -659,3 +661,34 @@ def test_the_official_cifar_images_are_read_as_published():
     whole = load("cifar10", n=50)
     norms = torch.linalg.vector_norm(whole.x.flatten(1), dim=1)
     assert_close(norms, torch.ones_like(norms), rtol=0.0, atol=1e-13)
+
+
+WRONG_TYPES = """
+import torch
+import ntk_fed as nf
+
+x, y = torch.ones(4, 2), torch.ones(4, 1)
+data = nf.data.Dataset(x, y)
+for call in (
+    lambda: nf.data.Dataset(x.numpy(), y),
+    lambda: nf.data.Dataset(x, [1, 2, 3, 4]),
+    lambda: nf.data.partition((x, y), "iid", clients=2),
+    lambda: nf.data.partition(data, "iid", clients=2.5),
+):
+    try:
+        call()
+    except (TypeError, nf.errors.PartitionError) as error:
+        print(error)
+"""
+
+
+def test_wrong_types_are_told_in_words():
+    """In a process of its own: here annotations are checked before."""
+    found = subprocess.run(
+        [sys.executable, "-c", WRONG_TYPES], check=True, capture_output=True, text=True
+    )
+    first, second, third, fourth = found.stdout.splitlines()
+    assert "x must be a tensor, got ndarray" in first
+    assert "y must be a tensor, got list" in second
+    assert "dataset must be a Dataset, got tuple" in third
+    assert "clients must be a whole number of at least 1, got 2.5" in fourth

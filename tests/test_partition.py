@@ -293,7 +293,7 @@ def test_a_split_refuses_more_clients_than_samples_and_less_than_one(kind):
     data = labelled([0, 0, 0])
     with pytest.raises(PartitionError, match="4 clients are more than the 3 samples"):
         partition(data, kind, clients=4)
-    with pytest.raises(PartitionError, match="clients must be at least 1, got 0"):
+    with pytest.raises(PartitionError, match="of at least 1, got 0"):
         partition(data, kind, clients=0)
 
 

@@ -5,6 +5,7 @@ Floor 2: imports torch and ``errors`` only.
 
 import dataclasses
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -35,6 +36,7 @@ class Dataset:
         NonFiniteError: ``x`` or ``y`` holds NaN or infinity.
         ShapeMismatchError: lengths differ, ``x`` has no axis, or ``y`` not one or two;
             ``direction`` is not as long as a sample.
+        TypeError: ``x`` or ``y`` is no tensor.
         ValueError: ``classes`` are no integers, or reach beyond ``class_count``;
             ``direction`` is zero or not finite.
     """
@@ -53,6 +55,13 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Check shapes and values, then settle what is known of the classes."""
+        for name in ("x", "y"):
+            value: Any = getattr(self, name)
+            if not isinstance(value, Tensor):
+                raise TypeError(
+                    f"{name} must be a tensor, got {type(value).__name__}. Convert it "
+                    f"with torch.as_tensor({name})."
+                )
         if self.x.ndim < 1 or self.y.ndim not in (1, 2):
             raise ShapeMismatchError(
                 "a dataset needs x of shape (n, ...) and y of shape (n,) or (n, o), "

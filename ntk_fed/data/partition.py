@@ -32,6 +32,7 @@ Floor 2: imports ``errors``, ``seeds``, ``names`` and its own folder.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,6 +165,7 @@ def partition(
         seed: decides everything random here.
 
     Raises:
+        TypeError: ``dataset`` is none.
         UnknownNameError: another kind.
         PartitionError: an argument out of its range; fewer samples than clients or
             shards; "one-class" with fewer clients than classes, which would leave
@@ -171,9 +173,17 @@ def partition(
         ValueError: labels are needed and not known; a ``direction`` that is none.
     """
     require_known("kind of partition", kind, KINDS)
+    given: Any = dataset
+    if not isinstance(given, Dataset):
+        raise TypeError(
+            f"dataset must be a Dataset, got {type(given).__name__}. Make one with "
+            "nf.data.Dataset(x, y), or nf.data.load(name)."
+        )
     n = len(dataset)
-    if clients < 1:
-        raise PartitionError(f"clients must be at least 1, got {clients}.")
+    if not isinstance(clients, int) or clients < 1:
+        raise PartitionError(
+            f"clients must be a whole number of at least 1, got {clients!r}."
+        )
     if clients > n:
         raise PartitionError(
             f"{clients} clients are more than the {n} samples. Use fewer, or write a "

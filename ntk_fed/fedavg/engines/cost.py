@@ -18,6 +18,7 @@ IN_CACHE = 0.1  # of that, for bytes that a group of clients keeps there
 CACHE = 16 * 2**20  # bytes that a group of clients works on
 AT_LEAST = 2  # clients: threads share products of several better than one of one
 TOGETHER = 128  # rows from which a product of all clients' rows runs at speed
+REPEATS = 8  # times a sample may be copied so that steps are ranges of rows
 COLUMNS = 64  # samples of a step from which products are faster with features first
 
 
@@ -147,7 +148,8 @@ class Forms:
             best = form if form in costs else min(costs, key=costs.__getitem__)
             layers.append(best if trained else "shared")
         samples = "all" if sizes.full else "number"
-        if not sizes.full and layers[0] == "series":
+        few = sizes.seen <= REPEATS * sizes.held  # gathered at once, again and again
+        if not sizes.full and (layers[0] == "series" or (layers[0] != "rows" and few)):
             samples = "sequence"
         busy = [i for i in range(len(work.clients)) if work.batches[i]]
         busy.sort(key=lambda i: (-len(work.data[i][0]), i))

@@ -226,8 +226,10 @@ class _Group:
 
     def _clear(self, found: passes.Forward, k: int) -> None:
         """Clients that are done weigh nothing; zero times what overflowed is not."""
+        if k < min(self.counts):
+            return
         done = [row for row, count in enumerate(self.counts) if count <= k]
-        for values in (*found.inputs[1:], *found.kept) if done else ():
+        for values in (*found.inputs[1:], *found.kept):
             values[done] = 0
 
     def left(self) -> Left:

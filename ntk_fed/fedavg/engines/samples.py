@@ -25,7 +25,7 @@ class Drawn:
     Attributes:
         where: its rows among those of the group.
         y: targets, ``(c, b, …)``.
-        weights: of each row in its client's mean, ``(c, b)``, float64; 0 for padding.
+        weights: of each row in its client's mean, ``(c, b)``; 0 for padding.
     """
 
     where: Where
@@ -102,6 +102,7 @@ def in_sequence(work: Work, group: list[int], steps: int, factor: float) -> Samp
         padded = [padded_step(work, group, k) for k in range(steps)]
         x, y, weights = (torch.cat(rows, dim=1) for rows in zip(*padded, strict=True))
         sizes = [part[2].shape[1] for part in padded]
+    weights = weights.to(x.dtype)  # once, not in every step
     batches, begin = [], 0
     for size in sizes:
         where = slice(begin, begin + size)
