@@ -101,7 +101,10 @@ def instability(local_steps: int) -> float:
 
     # The factor is below 1 at 1/2 and above it at 2, where the second client alone has
     # (1 + 1/K)^K >= 9/4 and the first not less than 0.
-    return float(scipy.optimize.brentq(excess, 0.5, 2.0, xtol=1e-15, rtol=1e-15))
+    found = scipy.optimize.root_scalar(
+        excess, bracket=(0.5, 2.0), method="brentq", xtol=1e-15
+    )
+    return float(found.root)
 
 
 def similarity(hessians: Float[np.ndarray, "c d d"]) -> float:
