@@ -115,6 +115,9 @@ CASES = {
 # A plan that asks for too much cuts blocks small. Planned over taken was 0.94 to 2.1
 # (images, in blocks) with one thread on two cores; half as much again for other ones.
 LOOSE = 3.25
+# The system counts what an allocator took of it: the same call, dense and full, was
+# 0.3 MiB above the quarter in two of four runs, and below it in the others.
+GRAIN = 2**20
 
 
 @pytest.mark.slow
@@ -123,7 +126,7 @@ def test_the_peak_is_a_quarter_above_the_plan_at_most_and_not_far_below(name):
     make, x, options = CASES[name]
     planned, taken, block = measured(make, x, **options)
     print(f"{name}: planned {planned >> 20} MiB, taken {taken >> 20}, block {block}")
-    assert taken <= 1.25 * planned
+    assert taken <= 1.25 * planned + GRAIN
     assert planned <= LOOSE * taken
     if "memory" in options:
         assert block < x[0]
