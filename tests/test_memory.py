@@ -116,7 +116,7 @@ CASES = {
 # (images, in blocks) with one thread on two cores; half as much again for other ones.
 LOOSE = 3.25
 # The system counts what an allocator took of it: the same call, dense and full, was
-# 0.3 MiB above the quarter in two of four runs, and below it in the others.
+# 0.3 MiB above the quarter in three of four runs, and below it in the other.
 GRAIN = 2**20
 
 

@@ -58,12 +58,16 @@ class Sizes:
         """Rows of all steps, one after another."""
         return self.steps * self.drawn
 
+    @property
+    def fewest(self) -> int:
+        """Clients that a group has at least, so that products run at speed."""
+        return max(AT_LEAST, math.ceil(TOGETHER / max(1, self.drawn)))
+
     def explicit(self, inputs: int, outputs: int, *, first: bool) -> float:
         """Each client's own weight: products, and the weight through memory."""
         entries = inputs * outputs
         products = (4 if first else 6) * self.seen * entries
-        group = max(AT_LEAST, math.ceil(TOGETHER / max(1, self.drawn)))
-        fits = group * entries * self.itemsize <= CACHE
+        fits = self.fewest * entries * self.itemsize <= CACHE
         passes = (3 if first else 4) * self.steps * (IN_CACHE if fits else 1.0) + 2
         return products + OPERATIONS_PER_BYTE * self.itemsize * entries * passes
 
@@ -182,4 +186,4 @@ def _group(layers: list[str], shapes: list[tuple[int, ...]], sizes: Sizes) -> in
             case "series":
                 entries += sizes.seen * (inputs + outputs)
     fitting = CACHE // max(1, entries * sizes.itemsize)
-    return max(AT_LEAST, int(fitting), math.ceil(TOGETHER / max(1, sizes.drawn)))
+    return max(int(fitting), sizes.fewest)
