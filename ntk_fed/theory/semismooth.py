@@ -78,7 +78,7 @@ def fit(
         ValueError: a negative distance or loss, or no pair that has moved.
         NonFiniteError: NaN or infinity.
 
-    Cost: one least squares problem and one linear programme of two unknowns.
+    Cost: one least squares problem and one walk over corners.
 
     Source: the shape as ``SOURCE`` (recalled); the fits as THEORY section 2 has them.
     """

@@ -14,15 +14,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 from jaxtyping import Float
 
 from ntk_fed.errors import NonFiniteError, ShapeMismatchError
 from ntk_fed.measured import Enclosure, ratio
+from ntk_fed.theory.envelope import nonnegative_fit, upper_envelope
 from ntk_fed.theory.slopes import loglog_slope
 
 COLLINEAR_BELOW = 1e-6  # sine: below it A and B keep less than 10 of 16 digits
-_EPS = float(np.finfo(float).eps)
 
 Numbers = Float[np.ndarray, " j"]
 
@@ -67,10 +66,8 @@ def fit(drift_squared: Numbers, displacement_squared: Numbers, losses: Numbers) 
         ValueError: a negative number.
     """
     g, d, f = _checked(drift_squared, displacement_squared, losses)
-    design = np.stack([d / _top(d), f / _top(f)], axis=1)
-    found, _ = scipy.optimize.nnls(design, g / _top(g))
-    a, b = (float(v) * _top(g) for v in found)
-    return _fitted(a / _top(d), b / _top(f), g, d, f)
+    found = nonnegative_fit(np.stack([d, f], axis=1), g).coefficients
+    return _fitted(float(found[0]), float(found[1]), g, d, f)
 
 
 def envelope(
@@ -78,56 +75,15 @@ def envelope(
 ) -> Fit:
     """A and B of at least 0 with ``A d + B F ≥ g`` on every pair, as low as possible.
 
-    A linear programme, ``Σ (A d + B F)`` is smallest, of two unknowns: its corner is
-    walked to, for a general solver keeps constraints within a tolerance that hides a
-    converged run's last pairs. What rounding leaves short is made up by enlarging both,
-    so that the inequality holds on every pair. Arguments and errors as :func:`fit`.
+    What :func:`~ntk_fed.theory.envelope.upper_envelope` finds. Arguments and errors as
+    :func:`fit`.
 
     Raises:
         ValueError: also where d and F are 0 and the drift is not.
     """
     g, d, f = _checked(drift_squared, displacement_squared, losses)
-    asks = g > 0
-    own = g[asks], d[asks], f[asks]
-    if ((own[1] == 0) & (own[2] == 0)).any():
-        raise ValueError(
-            "a pair has a gradient drift although displacement and loss are 0: no A "
-            "and B bound it. Drop pairs that are rounding."
-        )
-    if not asks.any():
-        return _fitted(0.0, 0.0, g, d, f)
-    a, b = _corner(*own, price=(float(d.sum()), float(f.sum())))
-    short = float((own[0] / (a * own[1] + b * own[2])).max())
-    enlarged = max(short, 1.0) * (1 + 8 * _EPS)
-    return _fitted(a * enlarged, b * enlarged, g, d, f)
-
-
-def _corner(
-    g: Numbers, d: Numbers, f: Numbers, *, price: tuple[float, float]
-) -> tuple[float, float]:
-    """The cheapest A and B of at least 0 with ``A d + B f ≥ g``.
-
-    Each pair with a loss asks for ``B ≥ (g − A d) / f``, a line that falls with A. On
-    the steep ones a larger A pays, on the others it does not: the cheapest point of
-    their upper envelope is where it passes from a steep line to another. Crossings of
-    one with one are climbed until no line lies above.
-    """
-    least = float((g[f == 0] / d[f == 0]).max(initial=0.0))  # no B helps these
-    seen = f > 0
-    heights = np.append(g[seen] / f[seen], 0.0)  # the last line is B = 0
-    slopes = np.append(d[seen] / f[seen], 0.0)
-    steep = slopes * price[1] > price[0]
-    if steep.any():
-        one, other = int(np.where(steep, heights, -1.0).argmax()), len(heights) - 1
-        for _ in heights:
-            a = (heights[one] - heights[other]) / (slopes[one] - slopes[other])
-            highest = int((heights - slopes * a).argmax())
-            if highest in (one, other):
-                break
-            one, other = (highest, other) if steep[highest] else (one, highest)
-        if a >= least:  # of the two lines the flat one loses fewer digits
-            return float(a), max(float(heights[other] - slopes[other] * a), 0.0)
-    return least, max(float((heights - slopes * least).max()), 0.0)
+    found = upper_envelope(np.stack([d, f], axis=1), g).coefficients
+    return _fitted(float(found[0]), float(found[1]), g, d, f)
 
 
 def width_trend(
