@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,19 @@ def pyramid():
     return model, split, options, {}, watch
 
 
+def lecun():
+    """Six points, a smooth pyramid of widths 10-4-3-1 at the usual random start."""
+    _, split, _, _, _ = pyramid()
+    inputs = split.dataset.x.shape[1]
+    model = nf.models.Pyramid(
+        inputs, 10, [4, 3, 1], activation="smooth_leaky_relu", seed=0
+    )
+    o = nf.observers
+    watch = [o.loss(model, split), o.kernel(model, split, every=200)]
+    options = {"local_steps": 5, "step_size": 0.4}
+    return model, split, options, {"rounds": 400}, watch
+
+
 def linear():
     """A linear model that fits its 24 labels exactly, three clients, uniform."""
     split = _linear_split(lambda x, w: x @ w)
@@ -150,6 +164,7 @@ SCENES = {
         two_layer,
         deep,
         pyramid,
+        lecun,
         linear,
         interpolating,
         classification,
@@ -164,6 +179,7 @@ SHOWN = {  # where each paper's theorems are shown
     "deng2022": "deep",
     "nguyen2020": "pyramid",
     "song2023": "pyramid",
+    "song2023.wide_layer": "lecun",
     "song2023.a_posteriori": "interpolating",
     "qin2022": "linear",
     "zhu2024.regression_limit": "interpolating",
@@ -178,20 +194,57 @@ def scene_of(name: str) -> str:
     return SHOWN.get(name) or SHOWN[name.split(".")[0]]
 
 
+STARTS = ("nguyen2020.gradient_descent", "song2023.wide_layer", "song2023.a_priori")
+
+
+@functools.cache
+def in_scene(scene: str) -> dict[str, TheoremCheck]:
+    """The theorems shown in a scene, held against its run."""
+    names = {name for name in THEOREMS if scene_of(name) == scene}
+    names |= set(STARTS) if scene in ("pyramid", "lecun") else set()
+    model, split, options, more, watch = SCENES[scene].build()
+    rounds = more.get("rounds", ROUNDS)
+    more = {key: value for key, value in more.items() if key != "rounds"}
+    run = nf.simulate(model, split, rounds=rounds, observers=watch, **options, **more)
+    found = nf.check(model, split, run=run, theorems=sorted(names), **options)
+    return {one.name: one for one in found}
+
+
 def checked() -> dict[str, TheoremCheck]:
     """Every theorem, each in its scene."""
-    found = {}
-    for scene, about in SCENES.items():
-        model, split, options, more, watch = about.build()
-        rounds = more.get("rounds", ROUNDS)
-        more = {key: value for key, value in more.items() if key != "rounds"}
-        run = nf.simulate(
-            model, split, rounds=rounds, observers=watch, **options, **more
-        )
-        names = [name for name in THEOREMS if scene_of(name) == scene]
-        for one in nf.check(model, split, run=run, theorems=names, **options):
-            found[one.name] = one
-    return {name: found[name] for name in THEOREMS}
+    return {name: in_scene(scene_of(name))[name] for name in THEOREMS}
+
+
+def starts() -> list[str]:
+    """The certified and the usual random start of a pyramid, beside each other."""
+    certified, usual = in_scene("pyramid"), in_scene("lecun")
+    lines = [
+        "",
+        "## Two starts of one pyramid",
+        "",
+        "Certified: W_2 = 0 and scaled orthonormal tails, so that the hypotheses hold, "
+        "with the step size the theorem allows. LeCun: the usual random weights, with "
+        "a step size people use. Same data, same widths.",
+        "",
+        "| theorem | what is compared | certified | | LeCun | |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in STARTS:
+        both = [
+            [*check.hypotheses, check.conclusion]
+            for check in (certified[name], usual[name])
+        ]
+        for one, other in zip(*both, strict=True):
+            cells = [
+                cell
+                for own in (one, other)
+                for cell in (
+                    f"{_number(own.left)} {own.relation} {_number(own.right)}",
+                    str(own.verdict),
+                )
+            ]
+            lines.append(f"| {name} | {_escaped(one.name)} | {' | '.join(cells)} |")
+    return lines
 
 
 def page() -> str:
@@ -216,6 +269,7 @@ def page() -> str:
             lines += ["", f"## {paper}", "", module.strip().splitlines()[0]]
             lines += _slips(paper)
         lines += ["", *_theorem(check, SCENES[scene_of(name)].title)]
+    lines += starts()
     return "\n".join(lines) + "\n"
 
 

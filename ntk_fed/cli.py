@@ -32,6 +32,7 @@ _COLOURS = {
     Verdict.undecided: "yellow",
 }
 Common = Annotated[RunSpec, tyro.conf.arg(name="")]
+_WATCHED = RunSpec(rounds=20, smoothness_every=10)
 _DEFAULT = RunSpec(rounds=20)
 
 
@@ -51,7 +52,7 @@ class Check:
             hold for exit status 0.
     """
 
-    spec: Common = _DEFAULT
+    spec: Common = _WATCHED
     json: bool = False
     html: Path | None = None
     out: Path | None = None

@@ -151,6 +151,51 @@ def test_the_formulas_by_hand():
     assert collins2022.one_step_floor(0.5) == pytest.approx(0.35)
 
 
+def test_a_start_is_orthonormal_but_for_the_step():
+    """Twice an orthonormal basis at η = ¼, whatever the length of the columns."""
+    found = collins2022.start(np.array([[7.0, 7.0], [0.0, 3.0], [0.0, 0.0]]), 0.25)
+    np.testing.assert_allclose(0.25 * found.T @ found, np.eye(2), atol=1e-15)
+    assert not found[2].any()
+
+
+@pytest.mark.parametrize(("factor", "refused"), [(3.0, True), (5.0, False)])
+def test_columns_are_dependent_up_to_rounding(factor, refused):
+    """Four rows: up to 4 eps of the largest singular value, here 3."""
+    given = np.zeros((4, 2))
+    given[0, 0], given[1, 1] = 3.0, 3.0 * factor * 2**-52
+    if refused:
+        with pytest.raises(ValueError, match="dependent"):
+            collins2022.orthonormal(given)
+        return
+    np.testing.assert_allclose(
+        np.abs(collins2022.orthonormal(given)), np.eye(4)[:, :2], atol=1e-15
+    )
+
+
+def test_as_many_columns_as_rows_are_a_representation():
+    assert collins2022.dist(np.eye(3), np.eye(3)[::-1]) == pytest.approx(0, abs=1e-15)
+
+
+def test_diversity_is_never_below_0(random):
+    """Of heads on a line the smallest eigenvalue is 0, rounded to either side."""
+    for _ in range(50):
+        heads = np.outer(random.standard_normal(7), random.standard_normal(2))
+        assert 0 <= collins2022.diversity(heads) < 1e-14
+
+
+def test_a_round_of_two_steps_by_hand():
+    """One dimension, B_* = 1, heads 2 and 4, η = ½, from B = 1 and w = 0.
+
+    The first step brings w to half of the head, 1 and 2, and leaves B. Then products
+    miss 1 and 2: (B, w) end at (3/2, 3/2) and (3, 3), in the mean at 9/4.
+    """
+    one, heads = np.ones((1, 1)), np.array([[2.0], [4.0]])
+    options = {"step_size": 0.5, "local_steps": 2, "rounds": 1}
+    found = list(collins2022.models(one, np.zeros(1), one, heads, **options))
+    ends = np.array([(b[0, 0], w[0]) for b, w in found])
+    assert ends == pytest.approx(np.array([[1.0, 0.0], [2.25, 2.25]]))
+
+
 def whitened(random, n, d):
     """Inputs whose covariance is exactly 1: a mean loss is a population loss."""
     return math.sqrt(n) * np.linalg.qr(random.standard_normal((n, d)))[0]
@@ -211,6 +256,8 @@ def test_the_fine_tuning_formula_against_monte_carlo(seed):
 def test_the_fine_tuning_formula_by_hand():
     """½ · 4 + ½ (9 + 4) · 2/5."""
     assert collins2022.fine_tuning_excess(2.0, 3.0, 2, 8) == pytest.approx(4.6)
+    # The fewest samples with which it is finite: ½ · 4 + ½ (9 + 4) · 2/1.
+    assert collins2022.fine_tuning_excess(2.0, 3.0, 2, 4) == pytest.approx(15.0)
 
 
 HEADS = 5 * np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
@@ -255,6 +302,109 @@ def test_each_hypothesis_fails_on_its_own(name):
 
 
 @pytest.mark.parametrize(
+    ("change", "name", "verdict"),
+    [
+        ({"start_gap": 1e-9}, "start", "holds"),
+        ({"start_gap": 1.001e-9}, "start", "fails"),
+        ({"start_gap": None}, "start", "undecided"),
+        ({"covariance_gap": 1e-9}, "population loss", "holds"),
+        ({"covariance_gap": 1.001e-9}, "population loss", "fails"),
+        ({"covariance_gap": None}, "population loss", "undecided"),
+        ({"dists": np.full(9, 0.1)}, "dist where", "holds"),
+        ({"dists": np.full(9, 0.1001)}, "dist where", "fails"),
+        # Of 9 dists the last half of the run begins with the fifth, of 10 too.
+        ({"dists": np.repeat([0.2, 0.1], [4, 5])}, "dist where", "holds"),
+        ({"dists": np.repeat([0.2, 0.1], [5, 4])}, "dist where", "fails"),
+        ({"dists": np.repeat([0.2, 0.1], [4, 6])}, "dist where", "holds"),
+        ({"dists": np.repeat([0.2, 0.1], [5, 5])}, "dist where", "fails"),
+        # Rounding does not count: of the first three that begins with the second.
+        ({"dists": np.repeat([0.2, 1e-9], [3, 4])}, "dist where", "fails"),
+        ({"dists": np.array([])}, "dist where", "undecided"),
+        # Heads of length 5: η²‖w‖² is 2, and 1e-13 of it is taken for rounding.
+        ({"step_size": math.sqrt(2) / 5}, "η² ‖w_{*,i}‖²", "undecided"),
+        ({"step_size": math.sqrt(2 - 1e-13) / 5}, "η² ‖w_{*,i}‖²", "undecided"),
+        ({"step_size": math.sqrt(2 - 4e-13) / 5}, "η² ‖w_{*,i}‖²", "holds"),
+        ({"step_size": math.sqrt(2 + 4e-13) / 5}, "η² ‖w_{*,i}‖²", "fails"),
+        # μ² = e²/2 of ±(1, 0) and ±(0, e), against 1e-13 of the longest head.
+        ({"heads": HEADS / 5 * [1.0, math.sqrt(2.8e-13)]}, "diversity", "holds"),
+        ({"heads": HEADS / 5 * [1.0, math.sqrt(1.4e-13)]}, "diversity", "fails"),
+        ({"heads": np.zeros((4, 2))}, "diversity", "fails"),
+    ],
+)
+def test_each_hypothesis_decides_at_its_threshold(change, name, verdict):
+    found = collins2022.check(dataclasses.replace(GOOD, **change))
+    (one,) = (h for h in found.hypotheses if h.name.startswith(name))
+    assert one.verdict == verdict
+
+
+def test_the_constants_and_their_rounding_by_hand():
+    found = collins2022.check(GOOD).constants
+    diversity = found["diversity μ²"]
+    # Heads of length 5 along two axes; 1e-13 · 25 to either side.
+    assert diversity.value == pytest.approx(12.5)
+    assert diversity.width == pytest.approx(5e-12, rel=1e-2, abs=0)
+    assert found["contraction per round"].width == pytest.approx(2e-13, rel=1e-2, abs=0)
+    assert found["dist at the start"].value == 0.05
+    assert found["dist at the end"].value == 0.05 * 0.45**17
+    # Beyond η²‖w‖² = 2 there is no formula and nothing to compare with.
+    wild = collins2022.check(dataclasses.replace(GOOD, heads=1.5 * HEADS))
+    assert "contraction per round" not in wild.constants
+    assert wild.conclusion.verdict is Verdict.undecided
+
+
+def test_every_line_says_where_it_is_from():
+    found = collins2022.check(GOOD)
+    assert found.name == "collins2022.representation"
+    assert found.source == collins2022.SOURCE
+    assert "(2022), arXiv:2205.13692" in found.source
+    for line in (*found.hypotheses, found.conclusion):
+        assert line.form == "mean"
+        assert line.source == found.source
+    ours = [line.name for line in found.hypotheses if line.status == "derived"]
+    assert ours == [
+        "η² ‖w_{*,i}‖², largest",
+        "dist where the last half of the run begins",
+    ]
+    assert {line.status for line in found.hypotheses} == {"derived", "abstract"}
+
+
+@pytest.mark.parametrize(
+    ("dists", "expected"),
+    [
+        # Factors 1/5 and 2/5 after the middle.
+        ([1.0, 0.5, 0.25, 0.05, 0.02], (math.sqrt(0.08), 0.2, 0.4)),
+        ([1.0, 0.5, 0.25, 0.25, 0.05, 0.02], (0.08 ** (1 / 3), 0.2, 1.0)),
+        # Not below its start: the whole run's factor, at least.
+        ([0.2, 0.9, 0.9, 0.45, 0.2], (1.0, 1.0, 1.0)),
+        ([0.1, 0.9, 0.9, 0.45, 0.1625], (1.1290, 1.1290, 1.1290)),
+        ([0.1, 0.1, 0.1, 0.2, 0.1625], (1.2748, 1.1290, 2.0)),
+        # 1e-9 and what comes after it is rounding, more than that is not.
+        ([1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-9, 5.0, 7.0], (0.1, 0.1, 0.1)),
+        ([1.0, 1e-2, 1e-4, 1e-6, 1.1e-9], (math.sqrt(1.1e-5), 1.1e-3, 0.01)),
+        ([1.0, 0.1, 0.01, 1e-3, 1e-9, 0.1, 0.1], None),
+        ([1.0, 0.5, 0.25, 0.05], None),  # three rounds
+    ],
+)
+def test_the_late_contraction_by_hand(dists, expected):
+    found = collins2022.late_contraction(np.array(dists))
+    if expected is None:
+        assert found is None
+        return
+    # (0.1625/0.1)^¼ and √1.625 are given to four digits.
+    ends = (found.value, found.lower, found.upper)
+    assert ends == pytest.approx(expected, rel=1e-4, abs=0)
+
+
+def test_a_mean_factor_lies_between_the_smallest_and_the_largest():
+    """Powers of 2 divide exactly; their mean by a root is rounded."""
+    for factor in (0.5, 0.25, 0.125):
+        for rounds in range(5, 12):
+            found = collins2022.late_contraction(factor ** np.arange(float(rounds)))
+            if found is not None:  # 1/8 is down to 1e-9 after ten rounds
+                assert found.lower == found.value == found.upper == factor
+
+
+@pytest.mark.parametrize(
     ("dists", "verdict"),
     [
         (0.05 * 0.5005 ** np.arange(18.0), "holds"),
@@ -273,6 +423,17 @@ def test_each_hypothesis_fails_on_its_own(name):
 def test_the_conclusion_is_that_dist_contracts_as_it_should(dists, verdict):
     found = collins2022.check(dataclasses.replace(GOOD, dists=dists))
     assert found.conclusion.verdict == verdict
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.0003])
+def test_no_allowance_lets_a_run_pass_that_does_not_fall(factor):
+    """Heads of length 5 and η²‖w‖² = 5e-4: the formula is 1 − 2.5e-4."""
+    slow = {"step_size": math.sqrt(5e-4) / 5, "dists": 0.05 * factor ** np.arange(18.0)}
+    found = collins2022.check(dataclasses.replace(GOOD, **slow))
+    formula = found.constants["contraction per round"].value
+    assert formula == pytest.approx(1 - 2.5e-4, rel=1e-12)
+    assert found.conclusion.right.value == 1.0
+    assert found.conclusion.verdict is Verdict.fails
 
 
 def test_without_a_run_or_heads_nothing_is_made_up():
@@ -311,6 +472,11 @@ def test_the_check_holds_of_runs_of_the_theorem(number, seed):
     ("call", "error", "words"),
     [
         (lambda: collins2022.fine_tuning_excess(1.0, 1.0, 3, 4), ValueError, "n must"),
+        (
+            lambda: collins2022.contraction(np.ones((2, 2)), 1.0, 3),  # 2 exactly
+            ValueError,
+            "must be below 2 for every head",
+        ),
         (
             lambda: collins2022.contraction(np.ones((2, 2)), 1.1, 3),
             ValueError,

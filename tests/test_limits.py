@@ -268,6 +268,8 @@ X = torch.ones(3, 2, dtype=torch.float64)
         (X[:, :0], None, ValueError, "x has no columns"),
         (X * math.nan, None, NonFiniteError, "6 non-finite entries of 6"),
         (X, X / 0, NonFiniteError, "x2 has 6 non-finite"),
+        (X * 1e200, None, NonFiniteError, "the kernel overflows"),
+        (X * 1e200, X * 1e200, NonFiniteError, "the kernel overflows"),
     ],
 )
 def test_unfit_inputs_are_refused(kernel, x, x2, error, message):

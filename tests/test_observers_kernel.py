@@ -65,7 +65,7 @@ def test_a_small_distance_keeps_its_digits():
     other[0, 1] = other[1, 0] = 1e-9
     # ½ angle², the angle being √2·1e-9/√3
     found = nf.observers.kernelshape._distance(k, other, 3)
-    assert found == pytest.approx(1e-18 / 3, rel=1e-6)
+    assert found == pytest.approx(1e-18 / 3, rel=1e-6, abs=0)
     # a multiple of the kernel is at distance 0 but for the rounding of 3·1e-9
     assert nf.observers.kernelshape._distance(k, 3 * k, 3) == pytest.approx(
         0, abs=1e-16

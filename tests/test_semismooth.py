@@ -93,6 +93,8 @@ def test_bad_input_is_refused():
         semismooth.fit(one, two, one)
     with pytest.raises(ValueError, match=r"loss must be at least 0, got -2\.000"):
         semismooth.fit(one, one, two)
+    with pytest.raises(ValueError, match=r"distance .* got -1\.000e-09"):
+        semismooth.fit(one, -1e-9 * one, one)
     with pytest.raises(ValueError, match="no pair of 2 has moved"):
         semismooth.fit(one, 0 * one, one)
 

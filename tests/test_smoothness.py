@@ -14,6 +14,7 @@ from test_observers import states, values, watched
 
 import ntk_fed as nf
 from ntk_fed import curvature, fedavg, smoothness
+from ntk_fed.data import Dataset, Partition
 from ntk_fed.derivatives import outputs_of
 from ntk_fed.errors import NonFiniteError, NotSymmetricError
 from ntk_fed.fedavg import Objective
@@ -341,6 +342,9 @@ def test_rows_hold_the_norm_of_every_clients_hessian(seed):
         for i, truth in (*enumerate(norms), (None, max(norms))):
             one = now[now["client"].isna() if i is None else now["client"] == i]
             assert one["lower"].item() <= truth <= one["upper"].item()
+            if i is None:  # the largest is at least each client's own lower bound
+                own_lower = now[now["client"].notna()]["lower"]
+                assert one["lower"].item() == own_lower.max()
             # All formed: rounding of derivatives is all that is between the bounds.
             assert one["value"].item() == pytest.approx(truth, rel=1e-10)
     assert set(rows["status"]) == {"estimate"}
@@ -385,6 +389,32 @@ def test_segments_are_sampled_at_equal_distances(seed):
     assert found["upper"].isna().all()  # between the points nothing is known
     assert set(found["status"]) == {"estimate"}
     assert set(found["round"]) == {2}
+
+
+class Cubed(torch.nn.Module):
+    """``v³ x`` at v = 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.v = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, x):
+        return self.v**3 * x
+
+
+def test_the_rounds_start_is_a_point_of_its_segments():
+    """½ v⁶ is smooth with 15 v⁴ at v: it falls along every step from v = 1 to 0."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    split = Partition(Dataset(one, 0 * one), [torch.tensor([0])])
+    watch = [nf.observers.smoothness(Cubed(), split, points=2)]
+    rows = watched(Cubed(), split, watch, rounds=1, local_steps=1, step_size=0.1)
+    for client in (0, None):
+        found = values(rows, "smoothness (clients, sampled)", client=client)
+        # A derivative of few powers: some ten roundings of 1e-16.
+        assert list(found.values()) == pytest.approx([15.0], rel=1e-13)
+    # v is 1 − 0.1 · 3 after the step.
+    after = values(rows, "smoothness", client=0)[1]
+    assert after == pytest.approx(15 * 0.7**4, rel=1e-13)
 
 
 def test_segments_of_local_steps_and_of_those_who_stay_out(seed):
@@ -474,8 +504,9 @@ def test_semi_smoothness_rows_are_the_numbers_written_out(seed):
     along = (flatten(slope) @ (flatten(end) - flatten(start))).item()
     size = abs(value) + abs(along) + abs(difference + value + along)
     # 64 eps on both sides; a width is a difference of numbers of order 0.1, eps each.
+    # Far below 1e-12, what ``approx`` lets pass if nothing is said.
     assert (own["upper"] - own["lower"]).item() == pytest.approx(
-        128 * 2.0**-52 * size, rel=0.1
+        128 * 2.0**-52 * size, rel=0.01, abs=0
     )
 
 
@@ -506,4 +537,5 @@ def test_a_width_not_reached_is_told_from_one_that_is():
 def test_a_formed_hessian_is_widened_by_its_rounding():
     """The identity of 4 is symmetric to the bit: 32 √4 eps ‖I‖_F each side."""
     found = smoothness.smoothness(*diagonal(np.ones(4)))
-    assert found.width == pytest.approx(2 * 32 * 2 * 2.0**-52 * 2, rel=0.1)
+    # Rounded at 1: half an eps each side of 128. Far below 1e-12, hence no ``abs``.
+    assert found.width == pytest.approx(2 * 32 * 2 * 2.0**-52 * 2, rel=0.1, abs=0)

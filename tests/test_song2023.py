@@ -571,6 +571,16 @@ def test_limits_are_met_just_below_and_not_just_above():
         ({"pl": Enclosure(0.2, -0.1, 0.5)}, "undecided"),
         ({"pl": exact(-0.1)}, "fails"),
         ({"start": None}, "holds"),
+        # eta K = 0.005 against √(0.3 / 4) / (S J): 0.0274 at J = 1, 0.00456 at 6.
+        ({"jacobian": Enclosure(2.0, 1.0, 6.0)}, "undecided"),
+        ({"smoothness": Enclosure(10.0, 5.0, 30.0)}, "undecided"),
+        # eta K = 0.014 is above 0.01369, and below 0.0144 at 1.9, 0.0152 at 9.
+        ({"step_size": 0.0028}, "fails"),
+        ({"step_size": 0.0028, "jacobian": Enclosure(2.0, 1.9, 2.0)}, "undecided"),
+        ({"step_size": 0.0028, "smoothness": Enclosure(10.0, 9.0, 10.0)}, "undecided"),
+        # A lower bound below 0 says no more than 0 does: no limit from above.
+        ({"step_size": 0.0028, "jacobian": Enclosure(2.0, -1.0, 2.0)}, "undecided"),
+        ({"step_size": 1.0, "smoothness": Enclosure(10.0, -1.0, 10.0)}, "undecided"),
     ],
 )
 def test_a_posteriori_needs_mu_s_and_j_and_nothing_of_the_start(change, verdict):

@@ -57,3 +57,13 @@ def test_every_condition_has_its_status_and_source(checked):
         for condition in [*one.hypotheses, one.conclusion]:
             assert condition.source, name
             assert condition.status in ("full text", "abstract", "recalled", "derived")
+
+
+def test_two_starts_of_one_pyramid_stand_side_by_side(theorems, checked):
+    """Certified: the theorem's word, no movement; LeCun: no certificate, and zero."""
+    text = "\n".join(theorems.starts())
+    for name in ("N1", "N2"):
+        row = next(line for line in text.splitlines() if f"| {name}:" in line)
+        assert [cell.strip() for cell in row.split("|")][4:7:2] == ["holds", "fails"]
+    row = next(line for line in text.splitlines() if "loss at the end" in line)
+    assert [cell.strip() for cell in row.split("|")][4:7:2] == ["fails", "holds"]

@@ -160,7 +160,7 @@ def test_one_client_with_orthonormal_samples_by_hand():
     assert zhu2024.largest_step(xs, step_size=1.0) == pytest.approx(0.5)
     # A million steps of 1e-12: 1 − (1 − x)^K by its first two terms, x = 5e-13.
     tiny = zhu2024.theta(xs, step_size=1e-12, local_steps=10**6, weights=[1.0])
-    assert tiny == pytest.approx(5e-7 - 1.25e-13, rel=1e-12)
+    assert tiny == pytest.approx(5e-7 - 1.25e-13, rel=1e-12, abs=0)
     # At a step of 5, x = 5/2: every step multiplies the gap by −3/2.
     big = {"step_size": 5.0, "weights": [1.0]}
     assert zhu2024.rate(xs, local_steps=3, **big) == pytest.approx(27 / 8)
@@ -178,6 +178,73 @@ def test_one_client_with_orthonormal_samples_by_hand():
     assert zhu2024.limit(xs, [np.array([2.0, 3.0])], np.ones(4)) == pytest.approx(
         np.array([2.0, 3.0, 1.0, 1.0])
     )
+
+
+def test_small_formulas_by_hand():
+    # 3 (1 − ½)^t.
+    found = zhu2024.distance_bound(3.0, 0.5, np.array([0, 1, 3]))
+    assert found.tolist() == [3.0, 1.5, 0.375]
+    # ‖X‖² / n of three clients: 4/2, 1/1 and none; the last has no samples.
+    xs = [np.diag([2.0, 1.0]), np.eye(2)[:1], np.ones((0, 2))]
+    assert zhu2024.largest_step(xs, step_size=0.25) == pytest.approx(0.5)
+    assert zhu2024.largest_step(xs[2:], step_size=0.25) == 0.0
+    assert zhu2024.shares(xs, "samples").tolist() == [2 / 3, 1 / 3, 0.0]
+    assert zhu2024.shares(xs, "uniform").tolist() == [1 / 3] * 3
+    # 10 (n + d + K) eps to either side; bounds near 7/8 are multiples of eps/2.
+    theta = zhu2024.enclosed_theta(
+        [np.eye(4)[:2]], step_size=1.0, local_steps=3, weights=[1.0]
+    )
+    error = 90 * 2**-52
+    assert theta.upper - theta.value == pytest.approx(error, rel=0.02, abs=0)
+    assert theta.value - theta.lower == pytest.approx(error, rel=0.02, abs=0)
+    # The best model is (2, 2); it misses (1, −1, 0), of ‖X‖₂ ‖w‖ + ‖y‖ = 4√2 + √26.
+    x = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    missed = zhu2024.misfit([x], [np.array([3.0, 1.0, 4.0])])
+    expected = math.sqrt(2) / (3 * 2**-52 * (4 * math.sqrt(2) + math.sqrt(26)))
+    assert missed == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("x", [0.25, 0.45, 0.55, 0.75, 1.25])
+def test_what_three_steps_close_by_hand(x):
+    """On both sides of where the form for small x ends: 1 − (1 − x)³."""
+    found = zhu2024.theta([np.ones((1, 1))], step_size=x, local_steps=3, weights=[1.0])
+    assert found == pytest.approx(1 - (1 - x) ** 3, rel=1e-14)
+
+
+@pytest.mark.parametrize(("factor", "rank"), [(15.0, 1), (25.0, 2)])
+def test_a_rank_is_decided_at_rounding_of_the_larger_side(factor, rank):
+    """Two samples of 20 features: 20 eps of the largest singular value, here 3."""
+    x = np.zeros((2, 20))
+    x[0, 0], x[1, 1] = 3.0, 3.0 * factor * 2**-52
+    found = zhu2024.eigenvalues([x], step_size=0.1, local_steps=1, weights=[1.0])
+    assert len(found) == rank
+
+
+# Sample sizes s, and their x = η s²/n short of 2 by that many eps. What two steps move,
+# x (2 − x), is then twice that.
+@pytest.mark.parametrize(
+    ("sizes", "short", "refused"),
+    [
+        ([1.0], 4, True),  # up to 10 eps
+        ([1.0], 8, False),
+        ([1.0, 1.0], 8, True),  # up to 20 eps along two directions
+        ([1.0, 1.0], 16, False),
+        ([1.0], -(2**52), False),  # x = 3: gaps grow fourfold, one model stays
+        ([1.0, 4.0], 32, True),  # and of what moves most: x = 32 moves by −960
+    ],
+)
+def test_a_round_that_moves_no_more_than_rounding_has_no_fixed_point(
+    sizes, short, refused
+):
+    n = len(sizes)
+    options = {"step_size": n * (2 - short * 2**-52), "local_steps": 2}
+    xs, ys = [np.diag(sizes)], [np.full(n, 3.0)]
+    if refused:
+        with pytest.raises(ValueError, match="moves nothing along some direction"):
+            zhu2024.fixed_point(xs, ys, np.zeros(n), weights=[1.0], **options)
+        return
+    found = zhu2024.fixed_point(xs, ys, np.zeros(n), weights=[1.0], **options)
+    assert found == pytest.approx(ys[0])
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -329,6 +396,48 @@ def test_a_projection_by_hand():
     assert zhu2024.margin(x, y) == pytest.approx(1 / math.hypot(0.5, 1.0))
 
 
+def test_a_model_on_a_margin_is_its_own_projection():
+    x, y = np.array([[2.0, 0.0], [0.0, -4.0]]), np.array([1.0, -1.0])
+    found = zhu2024.project(x, y, np.array([0.5, 0.25]))
+    assert found.tolist() == [0.5, 0.25]
+
+
+def test_a_sample_many_times_as_long_does_not_hide_a_short_one():
+    """Both ask for w_1: the short one for 1, the long one for 1e-17."""
+    x = np.array([[1.0, 0.0], [1e17, 0.0]])
+    found = zhu2024.max_margin(x, np.ones(2))
+    assert found == pytest.approx(np.array([1.0, 0.0]), abs=1e-12)
+
+
+def test_a_thin_margin_is_solved_for_to_rounding_or_refused():
+    """(1, e) and (−1, e): the SVM is (0, 1/e), and e² is compared with 1e-10."""
+    y = np.ones(2)
+    # Rounding times the condition number 1e4 is 1e-12; by the residual of the
+    # least-squares problem, e², alone it would be 1e-8.
+    found = zhu2024.max_margin(np.array([[1.0, 1e-4], [-1.0, 1e-4]]), y)
+    assert found == pytest.approx(np.array([0.0, 1e4]), rel=1e-11, abs=1e-7)
+    found = zhu2024.margin(np.array([[1.0, 1.1e-5], [-1.0, 1.1e-5]]), y)
+    assert found == pytest.approx(1.1e-5, rel=1e-9, abs=0)
+    assert zhu2024.margin(np.array([[1.0, 0.9e-5], [-1.0, 0.9e-5]]), y) == 0.0
+
+
+def test_two_rounds_of_projections_by_hand():
+    """Three samples ask for w_1 ≥ 1, one of the other client for w_2 ≥ 1."""
+    xs, ys = [np.eye(2)[[0, 0, 0]], np.eye(2)[1:]], [np.ones(3), np.ones(1)]
+    start = np.array([0.0, -2.0])
+    given = {"weights": "samples", "rounds": 2}
+    found = zhu2024.parallel_projection(xs, ys, start, **given)
+    # From (1, −2) and (0, 1), then (1, −5/4) and (3/4, 1), at weights ¾ and ¼.
+    assert found == pytest.approx(
+        np.array([[0.0, -2.0], [0.75, -1.25], [0.9375, -0.6875]])
+    )
+    found = zhu2024.parallel_projection(xs, ys, start, anchored=True, **given)
+    # Half the start, then a third of it.
+    assert found == pytest.approx(
+        np.array([[0.0, -2.0], [0.375, -1.625], [0.5625, -1.3125]])
+    )
+
+
 @pytest.mark.parametrize("number", range(4))
 def test_averaging_stalls_off_the_svm_and_the_anchored_rule_goes_on(number):
     """Four draws, fixed: that averaging misses the SVM is the rule, not a law."""
@@ -412,7 +521,7 @@ def test_the_gap_of_directions_has_no_cancellation():
     models = np.array([[3.0, 0.0], [2 * math.cos(angle), 2 * math.sin(angle)]])
     found = zhu2024.direction_gap(models, np.array([5.0, 0.0]))
     assert found[0] == 0.0
-    assert found[1] == pytest.approx(angle**2 / 2, rel=1e-6)
+    assert found[1] == pytest.approx(angle**2 / 2, rel=1e-6, abs=0)
     quarter = zhu2024.direction_gap(np.array([0.0, 1.0]), np.array([1.0, 0.0]))
     assert quarter == pytest.approx(1.0)
     assert np.isnan(zhu2024.direction_gap(np.zeros((1, 2)), models[0])).all()
@@ -424,6 +533,7 @@ def test_the_bound_of_crawshaw_by_hand():
     assert transition == pytest.approx(2 * 4 * 3 * 8)
     rounds = np.array([0.0, 192.0, 200.0])
     found = zhu2024.crawshaw_bound(rounds, transition=transition, **given)
+    assert zhu2024.CRAWSHAW.endswith("arXiv:2506.13974")
     # 16 / (2 · ¼ · 4 · 8)
     assert found.tolist() == [math.inf, math.inf, pytest.approx(1.0)]
 
@@ -490,6 +600,59 @@ def test_regression_is_undecided_where_it_cannot_be_told(
 
 
 @pytest.mark.parametrize(
+    ("change", "hypotheses", "conclusion"),
+    [
+        ({"misfit": 1.0}, "holds", "holds"),
+        ({"misfit": 1 + 1e-15}, "fails", "holds"),
+        # Of the largest step 1e-13 is taken for rounding.
+        ({"largest_step": 1 - 2e-13}, "holds", "holds"),
+        ({"largest_step": 1 - 0.5e-13}, "undecided", "holds"),
+        ({"largest_step": 1 + 0.5e-13}, "undecided", "holds"),
+        ({"largest_step": 1 + 2e-13}, "fails", "holds"),
+        ({"theta": exact(0.0)}, "fails", "holds"),
+        ({"theta": exact(1e-300)}, "holds", "holds"),
+        ({"worst_ratio": exact(1.0)}, "holds", "holds"),
+        ({"worst_ratio": exact(1 + 1e-15)}, "holds", "fails"),
+    ],
+)
+def test_regression_decides_at_its_thresholds(change, hypotheses, conclusion):
+    found = zhu2024.check_regression(dataclasses.replace(GOOD, **change))
+    assert found.verdict == hypotheses
+    assert found.conclusion.verdict == conclusion
+
+
+def test_the_rounding_of_theta_is_that_of_what_is_computed_like_it():
+    constants = zhu2024.check_regression(GOOD).constants
+    assert constants["θ_K"] == GOOD.theta
+    for name, value in (
+        ("θ_∞, what θ_K rises to with K", 0.2),
+        ("factor of a round, max |1 − λ|", 0.9),
+    ):
+        found = constants[name]
+        # Half of 0.1001 − 0.0999 to either side.
+        ends = [found.lower, found.value, found.upper]
+        assert ends == pytest.approx([value - 1e-4, value, value + 1e-4], rel=1e-12)
+    without = dataclasses.replace(GOOD, theta_limit=None, rate=None)
+    assert list(zhu2024.check_regression(without).constants) == ["θ_K"]
+    assert not zhu2024.check_regression(dataclasses.replace(GOOD, theta=None)).constants
+
+
+def test_every_line_says_where_it_is_from():
+    for check, given, name, status in (
+        (zhu2024.check_regression, GOOD, "zhu2024.regression_limit", "derived"),
+        (zhu2024.check_classification, SEPARABLE, "zhu2024.direction", "abstract"),
+    ):
+        found = check(given)
+        assert found.name == name
+        assert found.source == "Zhu, Vardhan, Mazumdar (2024), arXiv:2412.07971"
+        for line in (found, *found.hypotheses, found.conclusion):
+            assert line.status == status
+            assert line.source == found.source
+        for line in (*found.hypotheses, found.conclusion):
+            assert line.form == "mean"
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"is_linear": False}, "the network is not linear in its inputs"),
@@ -552,8 +715,48 @@ def test_a_ratio_that_cannot_be_formed_is_none():
     assert found.value == pytest.approx(0.5 / 0.75)
     # 0.5 + e over 0.75 (1 − e₀), e = (400 + 700) eps and e₀ = 400 eps; and the reverse.
     error = (1100 / 0.75 + 400 * 0.5 / 0.75) * 2**-52
-    assert found.upper - found.value == pytest.approx(error, rel=0.01)
-    assert found.value - found.lower == pytest.approx(error, rel=0.01)
+    assert found.upper - found.value == pytest.approx(error, rel=0.01, abs=0)
+    assert found.value - found.lower == pytest.approx(error, rel=0.01, abs=0)
+
+
+def test_the_ends_of_a_ratio_by_hand():
+    """θ in [¼, ¾]: the looser bound below, the tighter one above, by one round."""
+    theta = Enclosure(0.5, 0.25, 0.75)
+    rounds, gaps = np.array([0, 1]), np.array([1.0, 0.4])
+    unit = 2.0**-22  # eps of the size; an error of (100/¼ + 100 t) of it
+    start, end = 400 * unit, 500 * unit
+    found = zhu2024.worst_ratio(rounds, gaps, theta, size=2.0**30, local_steps=100)
+    assert found.value == pytest.approx(0.4 / 0.5, rel=1e-12)
+    lower = (0.4 - end) / (0.75 * (1 + start))
+    assert found.lower == pytest.approx(lower, rel=1e-12)
+    upper = (0.4 + end) / (0.25 * (1 - start))
+    assert found.upper == pytest.approx(upper, rel=1e-12)
+
+
+def test_a_round_counts_up_to_a_thousandth_of_its_tightest_bound():
+    theta = Enclosure(0.5, 0.25, 0.75)
+    rounds, gaps = np.array([0, 1]), np.array([1.0, 0.4])
+    # The error after a round is 500 eps of the size, and the bound ¼ but for 1e-4.
+    size = 0.25 / (1000 * 500 * 2**-52)
+    given = {"local_steps": 100}
+    found = zhu2024.worst_ratio(rounds, gaps, theta, size=0.99 * size, **given)
+    assert found is not None
+    found = zhu2024.worst_ratio(rounds, gaps, theta, size=1.01 * size, **given)
+    assert found is None
+
+
+def test_the_worst_ratio_is_that_of_any_recorded_round():
+    rounds, gaps = np.array([0, 1, 3, 4]), np.array([2.0, 0.8, 0.6, 0.02])
+    found = zhu2024.worst_ratio(rounds, gaps, exact(0.5), size=2.0, local_steps=1)
+    assert found.value == pytest.approx(0.6 / (2 / 8))
+    given = {"size": 1.0, "local_steps": 1}
+    # Nothing is recorded but the start, or not even that.
+    assert zhu2024.worst_ratio(rounds[:1], gaps[:1], exact(0.5), **given) is None
+    assert zhu2024.worst_ratio(rounds[:0], gaps[:0], exact(0.5), **given) is None
+    # A θ that may be 1 promises that nothing is left: no ratio. Nor with one that may
+    # be 0, which promises nothing.
+    for theta in (Enclosure(0.9, 0.8, 1.1), Enclosure(0.1, -0.1, 0.3)):
+        assert zhu2024.worst_ratio(rounds, gaps, theta, **given) is None
 
 
 SEPARABLE = zhu2024.Classification(
@@ -572,6 +775,7 @@ SEPARABLE = zhu2024.Classification(
         ({}, "holds", "holds"),
         ({"is_plain": False}, "fails", "holds"),
         ({"margin": 0.0}, "fails", "holds"),
+        ({"margin": 1e-12}, "holds", "holds"),
         ({"margin": None}, "undecided", "holds"),
         ({"last": 0.2}, "holds", "fails"),
         ({"last": 0.1 + 1e-11}, "holds", "undecided"),
@@ -585,6 +789,23 @@ def test_the_check_of_directions(change, hypotheses, conclusion):
     assert found.status == found.conclusion.status == "abstract"
     assert found.verdict == hypotheses
     assert found.conclusion.verdict == conclusion
+
+
+def test_the_error_of_directions_by_hand():
+    """1e-9 √(2 · 0.02) of the angle, and of the margin 1e-9."""
+    given = dataclasses.replace(SEPARABLE, last=0.02)
+    found = zhu2024.check_classification(given)
+    left = found.conclusion.left
+    # 0.02 + 2e-10 is rounded by 3.5e-18.
+    assert left.upper - left.value == pytest.approx(2e-10, rel=1e-7, abs=0)
+    assert left.value - left.lower == pytest.approx(2e-10, rel=1e-7, abs=0)
+    gamma = found.constants["margin γ"]
+    assert gamma.width == pytest.approx(2e-10, rel=1e-6, abs=0)
+    # On the SVM itself nothing can fall.
+    there = dataclasses.replace(SEPARABLE, first=0.0, last=0.0)
+    found = zhu2024.check_classification(there).conclusion
+    assert found.left.upper == 1e-18
+    assert found.verdict is Verdict.undecided
 
 
 def test_directions_are_not_about_other_losses():
@@ -623,6 +844,11 @@ OPTIONS = {"step_size": 0.1, "local_steps": 1}
             lambda: zhu2024.theta(ONE, weights=[-1.0], **OPTIONS),
             ValueError,
             "weights must be at least 0",
+        ),
+        (
+            lambda: zhu2024.theta(ONE, weights=[math.inf], **OPTIONS),
+            ValueError,
+            "weights must be at least 0 and finite",
         ),
         (
             lambda: zhu2024.theta(ONE, weights="equal", **OPTIONS),
@@ -671,6 +897,11 @@ OPTIONS = {"step_size": 0.1, "local_steps": 1}
         ),
         (
             lambda: zhu2024.max_margin(np.zeros((1, 2)), np.array([1.0])),
+            zhu2024.NotSeparableError,
+            "a sample is 0",
+        ),
+        (
+            lambda: zhu2024.max_margin(np.eye(3)[:, :2], np.ones(3)),  # the last is 0
             zhu2024.NotSeparableError,
             "a sample is 0",
         ),

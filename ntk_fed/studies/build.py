@@ -20,6 +20,8 @@ from ntk_fed.params import call, trainable
 from ntk_fed.start import Start
 from ntk_fed.studies.spec import RunSpec
 
+_POINTS = 2  # of each segment on which smoothness is looked at
+
 
 def partition_of(spec: RunSpec) -> Partition:
     """The data set of a run, split over its clients."""
@@ -29,6 +31,7 @@ def partition_of(spec: RunSpec) -> Partition:
         targets=spec.targets,
         seed=spec.data_seed,
         root=spec.data_root,
+        dtype=getattr(torch, spec.dtype),
     )
     return data.partition(
         dataset,
@@ -43,6 +46,7 @@ def partition_of(spec: RunSpec) -> Partition:
 def model_of(spec: RunSpec, partition: Partition) -> torch.nn.Module:
     """The network of a run, with its initial weights."""
     inputs, outputs = partition.dataset.x[0].numel(), partition.dataset.y.shape[1]
+    dtype = getattr(torch, spec.dtype)
     match spec.model:
         case "two-layer":
             if outputs != 1:
@@ -50,10 +54,10 @@ def model_of(spec: RunSpec, partition: Partition) -> torch.nn.Module:
                     f"model 'two-layer' has one output, the targets have {outputs}. "
                     "Use targets='sign', or model='mlp'."
                 )
-            return TwoLayerReLU(inputs, spec.width, seed=spec.seed)
+            return TwoLayerReLU(inputs, spec.width, seed=spec.seed, dtype=dtype)
         case "mlp":
             sizes = [inputs, *[spec.width] * spec.depth, outputs]
-            return models.MLP(sizes, seed=spec.seed)
+            return models.MLP(sizes, seed=spec.seed, dtype=dtype)
         case _:
             return _own_model(spec, partition)
 
@@ -95,7 +99,7 @@ def _own_model(spec: RunSpec, partition: Partition) -> torch.nn.Module:
             f"model: {name} returned {type(model).__name__}, expected a "
             "torch.nn.Module."
         )
-    model = model.double()
+    model = model.to(getattr(torch, spec.dtype))
     x = partition.dataset.x[:1]
     try:
         call(model, trainable(model), x)
@@ -131,6 +135,17 @@ def observers_of(
     if isinstance(model, TwoLayerReLU):  # the theorem of the asymmetric kernel
         rare: dict[str, Any] = {"every": spec.kernel_every}
         found.append(observers.kernel_asymmetry(model, partition, **rare))
+    if (often := spec.smoothness_every) is not None:
+        found += [
+            observers.smoothness(model, partition, every=often, points=_POINTS),
+            observers.local_sgd(
+                model,
+                partition,
+                local_steps=spec.local_steps,
+                every=often,
+                **weighted,
+            ),
+        ]
     if relu_widths(model):  # the fit of semi-gradient-Lipschitzness
         found.append(observers.semi_lipschitz(model, partition, **costly))
     try:

@@ -33,6 +33,7 @@ _NAMES = {
     "targets": ("sign", "one-hot"),
     "partition": KINDS,
     "weights": WEIGHTS,
+    "dtype": ("float64", "float32"),
 }
 
 
@@ -61,6 +62,10 @@ class RunSpec:
         server_step_size: factor on the averaged movement.
         every: rounds between two looks at what costs a gradient.
         kernel_every: rounds between two looks at the kernel.
+        smoothness_every: rounds between two looks at the clients' smoothness and at
+            Local SGD's numbers; none does not look, and leaves theorems that ask for
+            them undecided.
+        dtype: float64 or float32, of data and network.
         failure: probability the theorems may fail with.
         seed: decides the network's initial weights.
     """
@@ -84,6 +89,8 @@ class RunSpec:
     server_step_size: float = 1.0
     every: int = 5
     kernel_every: int = 20
+    smoothness_every: int | None = None
+    dtype: str = "float64"
     failure: float = 0.1
     seed: int = 0
 
@@ -104,8 +111,10 @@ class RunSpec:
                 raise ValueError(f"{name} must be above 0 and finite, got {value}.")
         if not 0 < self.failure < 1:
             raise ValueError(f"failure must be in (0, 1), got {self.failure}.")
-        if self.samples is not None and self.samples < 1:
-            raise ValueError(f"samples must be at least 1, got {self.samples}.")
+        for name in ("samples", "smoothness_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
 
     @property
     def key(self) -> str:
