@@ -142,13 +142,20 @@ def test_the_sine_of_known_columns():
     g = np.ones(2)
     found = deng2022.fit(g, np.array([1.0, 0.0]), np.array([1.0, 1.0]))
     assert found.sine == pytest.approx(math.sqrt(0.5), rel=1e-15)
+    # A small angle keeps its digits: 1e-7 rounds by eps of 1, which are 1e-9 of it.
+    small = deng2022.fit(g, np.array([1.0, 0.0]), np.array([1.0, 1e-7]))
+    assert small.sine == pytest.approx(1e-7, rel=1e-8, abs=0)
+    assert deng2022.Fit(1.0, 1.0, 0.0, 0.99e-6, 2).collinear
+    assert not deng2022.Fit(1.0, 1.0, 0.0, 1e-6, 2).collinear
 
 
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
         ({0: np.array([np.nan, 1.0])}, NonFiniteError, "NaN"),
+        ({1: np.array([1.0, np.inf])}, NonFiniteError, "infinity"),
         ({1: np.array([-1.0, 1.0])}, ValueError, "not be negative"),
+        ({1: np.array([-1e-9, 1.0])}, ValueError, "not be negative"),
         ({2: np.array([-1.0, 1.0])}, ValueError, "not be negative"),
         (dict.fromkeys(range(3), np.zeros(0)), ShapeMismatchError, "one pair"),
     ],
@@ -173,7 +180,10 @@ def test_separation_by_hand_and_against_every_pair(random):
     found = deng2022.separation(x)
     # From differences: 9 of the 16 digits of 1e-9 are left, since 4 + 1e-9 is rounded.
     assert found.value == x[2, 1] - 4.0
-    assert deng2022.separation(x[:2]).value == 5.0
+    found = deng2022.separation(x[:2])
+    assert found.value == 5.0
+    # d + 4 = 6 roundings of 5 on each side, themselves rounded
+    assert found.width == pytest.approx(60 * np.finfo(float).eps, rel=0.1, abs=0)
     x = random.standard_normal((600, 3))  # more than a block
     x[599] = x[5] + 1e-5
     least = min(math.dist(x[i], x[j]) for i, j in itertools.combinations(range(600), 2))
@@ -197,6 +207,28 @@ def test_slopes_of_exact_power_laws():
     assert found.value == pytest.approx(-0.5, rel=1e-12)
     assert found.lower <= -0.5 <= found.upper
     assert found.width < 1e-6
+
+
+def test_an_interval_is_never_narrower_than_rounding():
+    # log y = log x = 0, 10, 20 exactly: 4 (20 + 1) eps over √200 on each side; the ends
+    # are rounded to multiples of eps, and a quantile of 0.016 hides the residuals.
+    x = np.exp([0.0, 10.0, 20.0])
+    found = loglog_slope(x, x, confidence=0.01)
+    half = 4 * 21 * np.finfo(float).eps / math.sqrt(200)
+    assert found.width == pytest.approx(2 * half, rel=0.2, abs=0)
+
+
+def test_widths_are_held_to_the_confidence_asked_for():
+    x, y = np.exp([0.0, 1.0, 2.0]), np.exp([0.0, 2.0, 1.0])
+    # Quantiles of Student's t, one degree of freedom: tan(π c / 2).
+    for found, confidence in (
+        (deng2022.width_trend(x, y, confidence=0.5), 0.5),
+        (deng2022.width_trend(x, y), 0.95),
+        (loglog_slope(x, y), 0.95),
+    ):
+        half = math.tan(math.pi * confidence / 2) * math.sqrt(0.75)
+        assert found.width == pytest.approx(2 * half, rel=1e-9)
+        assert found.method == f"t interval, {confidence:.0%}"
 
 
 def test_the_t_interval_by_hand():
@@ -227,6 +259,7 @@ def test_the_interval_covers_as_often_as_it_says(random):
     [
         ([1, 2, 3], [1.0, 0.0, 1.0], "y must be positive and finite"),
         ([1, 0, 3], [1.0, 1.0, 1.0], "x must be positive and finite"),
+        ([1, 2, 3], [1.0, np.inf, 1.0], "y must be positive and finite"),
         ([1, 2], [1.0, 2.0], "three points"),
         ([2, 2, 2], [1.0, 2.0, 3.0], "two different x"),
         ([1, 2, 3], [1.0, 2.0], "one y per x"),
@@ -237,9 +270,10 @@ def test_bad_points_are_refused(x, y, words):
         loglog_slope(x, y)
 
 
-def test_a_confidence_out_of_range_is_refused():
+@pytest.mark.parametrize("confidence", [0.0, 1.0])
+def test_a_confidence_out_of_range_is_refused(confidence):
     with pytest.raises(ValueError, match="confidence must be in"):
-        loglog_slope([1, 2, 3], [1, 2, 3], confidence=1.0)
+        loglog_slope([1, 2, 3], [1, 2, 3], confidence=confidence)
 
 
 def test_a_geometric_loss_is_straight_and_one_that_turns_is_not():
@@ -268,6 +302,15 @@ def test_straightness_by_hand():
     assert found.r_squared == pytest.approx(0.75)
     rising = deng2022.straightness(np.exp([0.0, 1.0, 2.0]))
     assert not rising.falls
+    # Twice as far down, twice as far from the line: the same share of the range, which
+    # logarithms of 2 leave open by 16 (2 + 1) roundings.
+    double = deng2022.straightness(np.exp([0.0, -2.0, -2.0]))
+    assert double.deviation is not None
+    assert double.deviation.value == pytest.approx(1 / 3)
+    opened = 2 * 16 * 3 * np.finfo(float).eps / 2
+    assert double.deviation.width == pytest.approx(opened, rel=0.1, abs=0)
+    # It is the first loss that the last one is below, not the one before.
+    assert deng2022.straightness(np.array([2.0, 1.0, 1.5])).falls
     still = deng2022.straightness(np.ones(3))
     assert still.deviation is None
     assert not still.falls
@@ -318,6 +361,9 @@ def test_deng2022_holds_where_everything_is_as_asked():
         "slope of log loss per round": pytest.approx(-0.3),
     }
     assert found.constants["B (envelope)"].note == "fitted, never assumed; 40 pairs"
+    assert found.constants["B (envelope)"].method == "envelope"
+    assert found.constants["slope of log B on log width"] == GOOD.trend
+    assert GOOD.straight_within == 0.1
     assert len(found.to_frame()) == 6
 
 
@@ -342,6 +388,10 @@ def test_the_conclusion_is_a_falling_line():
         found = dataclasses.replace(GOOD, path=path, **change)
         return deng2022.check(found).conclusion
 
+    bound = deng2022.Straightness(-1.0, exact(0.1), 0.9, True)
+    assert deng2022.check(dataclasses.replace(GOOD, path=bound)).conclusion.verdict is (
+        Verdict.holds
+    )
     bent = [1.0, 0.5, 1 / 3, 0.25, 0.2]
     assert conclusion(bent, straight_within=0.05).verdict is Verdict.fails
     assert "the bound 0.05 is ours" in conclusion(bent, straight_within=0.05).note

@@ -10,6 +10,7 @@ import torch
 import ntk_fed as nf
 from ntk_fed.measured import Enclosure, Verdict, exact
 from ntk_fed.theory import jian2025
+from ntk_fed.theory.slopes import loglog_slope
 
 
 def test_q_by_hand():
@@ -20,6 +21,10 @@ def test_q_by_hand():
     small = jian2025.contraction_q(1e-4, 1, 1.0, 1, 1.0)
     assert small == pytest.approx(1 - 1e-4 / 3 + 5e-9 * math.exp(1e-4), rel=1e-15)
     assert jian2025.contraction_q(1.0, 1, 1.0, 1, 30.0) == math.inf
+    # x = 750 has no exponential in float64; x = 650 has one, x² e^x / 2 included.
+    assert jian2025.contraction_q(750.0, 1, 1.0, 1, 1.0) == math.inf
+    large = jian2025.contraction_q(650.0, 1, 1.0, 1, 1.0)
+    assert large == pytest.approx(650**2 / 2 * math.exp(650), rel=1e-14)
 
 
 def test_zeta_by_hand():
@@ -130,6 +135,8 @@ def test_jian2025_holds_where_everything_is_as_asked():
     assert found.name == "jian2025.wide_limit"
     assert found.verdict is found.conclusion.verdict is Verdict.holds
     assert found.applies
+    assert [h.form for h in found.hypotheses] == ["mean", "", "", "mean"]
+    assert found.conclusion.form == "mean"
     assert found.status == "recalled"
     assert {h.status for h in found.hypotheses} == {"recalled"}
     values = {name: c.value for name, c in found.constants.items()}
@@ -224,8 +231,9 @@ def test_constants_enclose_what_any_numbers_within_their_bounds_give():
                 assert found["zeta"].lower <= bound <= found["zeta"].upper
 
 
-def test_a_network_without_a_width_is_told():
-    found = jian2025.check(dataclasses.replace(GOOD, width=None))
+@pytest.mark.parametrize("width", [None, 0])
+def test_a_network_without_a_width_is_told(width):
+    found = jian2025.check(dataclasses.replace(GOOD, width=width))
     assert not found.applies
     assert "width" in found.why_not
     assert found.verdict is Verdict.fails
@@ -248,6 +256,17 @@ def test_slopes_against_one_half():
     assert found[1].left is not None
     assert found[1].left.value == pytest.approx(-0.5)
     assert {c.status for c in found} == {"recalled"}
+    assert {c.right.value for c in found if c.right is not None} == {-0.5}
+
+
+def test_widths_serve_every_quantity_at_the_confidence_asked_for():
+    widths, values = [64, 256, 1024, 4096], [1.1, 0.4, 0.25, 0.11]
+    named = {"gap": values, "loss": values}
+    asked = jian2025.width_slopes(iter(widths), named, confidence=0.6)
+    by_default = jian2025.width_slopes(iter(widths), named)
+    for found, confidence in ((asked, 0.6), (by_default, 0.95)):
+        expected = loglog_slope(widths, values, confidence=confidence)
+        assert [c.left for c in found] == [expected, expected]
 
 
 @pytest.mark.parametrize("weights", ["samples", "uniform"])

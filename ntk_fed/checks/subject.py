@@ -154,7 +154,7 @@ def _enclosure(row: Any) -> Enclosure | None:
         row.value,
         -math.inf if missing[0] else row.lower,
         math.inf if missing[1] else row.upper,
-        certified=row.status == "certified",
+        certified=str(row.status) == "certified",
     )
 
 
