@@ -79,6 +79,7 @@ def pyramid():
     options["step_size"] = 0.99 * most / 5
     o = nf.observers
     watch = [o.loss(model, split), o.kernel(model, split)]
+    watch += [o.displacement(model, split)]
     return model, split, options, {}, watch
 
 
@@ -91,6 +92,7 @@ def lecun():
     )
     o = nf.observers
     watch = [o.loss(model, split), o.kernel(model, split, every=200)]
+    watch += [o.displacement(model, split)]
     options = {"local_steps": 5, "step_size": 0.4}
     return model, split, options, {"rounds": 400}, watch
 

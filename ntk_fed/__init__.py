@@ -14,6 +14,7 @@ from ntk_fed import (
     limits,
     models,
     observers,
+    scaling,
     spectrum,
     theory,
 )
@@ -26,7 +27,6 @@ from ntk_fed.measured import Enclosure, Verdict
 from ntk_fed.records import Row
 from ntk_fed.simulate import History, simulate
 from ntk_fed.spectrum import at_least, largest_eigenvalue, smallest_eigenvalue
-from ntk_fed.studies import scaling
 from ntk_fed.theory import TheoremCheck
 
 __all__ = [

@@ -8,21 +8,33 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
 from ntk_fed import records, report
 from ntk_fed.checks import named
+from ntk_fed.executor import Dask, Executor
 from ntk_fed.measured import Verdict
-from ntk_fed.studies import Result, RunSpec, run
-from ntk_fed.terminal import print_quantities, print_result
+from ntk_fed.studies import (
+    Result,
+    RunSpec,
+    Store,
+    StudySpec,
+    failures,
+    forecast,
+    read_study,
+    run,
+    run_study,
+)
+from ntk_fed.terminal import print_quantities, print_result, progress_of
 from ntk_fed.theory import TheoremCheck
 from ntk_fed.theory.condition import together
 
@@ -104,6 +116,79 @@ class Simulate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Study:
+    """How does all this scale? Every run of a study, and a report.
+
+    A study that was cut off goes on where it stopped, a longer one computes only what
+    is new, and a run that fails is noted and stops no other. Two machines may work on
+    one folder, or on two that --merge puts together.
+
+    Attributes:
+        spec: a TOML file with the tables [run], [grid] and [random].
+        out: study folder; none is the file's name beside it.
+        dry_run: only say how many runs there are and what they will take.
+        processes: runs at a time; none is what the file says.
+        executor: processes of this machine, or a dask scheduler.
+        scheduler: address of the scheduler, tcp://host:port.
+        time_limit: seconds a run may take; none is what the file says.
+        merge: folders of the same study, computed elsewhere, to take runs from.
+    """
+
+    spec: Annotated[Path, tyro.conf.Positional]
+    out: Path | None = None
+    dry_run: bool = False
+    processes: int | None = None
+    executor: Literal["processes", "dask"] = "processes"
+    scheduler: str | None = None
+    time_limit: float | None = None
+    merge: tuple[Path, ...] = ()
+
+    def __call__(self) -> int:
+        """Run what is missing, render the report; 1 if a run failed."""
+        study = read_study(self.spec)
+        given = {"processes": self.processes, "time_limit": self.time_limit}
+        study = dataclasses.replace(
+            study, **{k: v for k, v in given.items() if v is not None}
+        )
+        out = self.out or self.spec.with_suffix("")
+        store = Store(out)
+        if self.dry_run:
+            runs = study.runs()
+            new = [spec for spec in runs if not store.is_done(spec.key)]
+            print("\n".join(forecast(runs, new, study.processes).lines()))
+            return 0
+        for folder in self.merge:
+            taken = store.take_in(Store(folder))
+            print(f"{len(taken)} runs taken from {folder}", file=sys.stderr)
+        where = self._executor(study)
+        with progress_of(study.title) as shown:
+            run_study(study, out, executor=where, report=shown)
+        for key in failures(study, store):
+            print(f"ntk-fed: run failed: {store.failure(key)}", file=sys.stderr)
+        print(report.render(out))
+        return 1 if failures(study, store) else 0
+
+    def _executor(self, study: StudySpec) -> Executor | None:
+        """Where runs are computed; ``None`` leaves it to the study."""
+        if self.executor == "dask":
+            if self.scheduler is None:
+                raise ValueError(
+                    "--executor dask needs --scheduler tcp://host:port (dask scheduler "
+                    "prints it)."
+                )
+            return Dask(self.scheduler, time_limit=study.time_limit)
+        if self.scheduler is not None:
+            raise ValueError("--scheduler needs --executor dask.")
+        if study.processes > (cores := os.cpu_count() or 1):
+            print(
+                f"ntk-fed: {study.processes} processes of one thread each on {cores} "
+                f"cores will slow each other; --processes {cores} is enough.",
+                file=sys.stderr,
+            )
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """Render the report of a run or study folder from its recorded rows.
 
@@ -119,10 +204,18 @@ class Report:
         return 0
 
 
+_VERBS: dict[str, Any] = {
+    "check": Check,
+    "simulate": Simulate,
+    "study": Study,
+    "report": Report,
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point: parse, run, turn errors into one line and an exit status."""
     verbs = tyro.extras.SubcommandApp()
-    for name, verb in (("check", Check), ("simulate", Simulate), ("report", Report)):
+    for name, verb in _VERBS.items():
         verbs.command(name=name)(verb)
     signal.signal(signal.SIGTERM, _interrupted)
     try:

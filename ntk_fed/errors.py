@@ -43,3 +43,11 @@ class DataFileError(ValueError):
 
 class RunFolderError(OSError):
     """A run folder cannot be written, or what it holds cannot be used."""
+
+
+class TaskError(RuntimeError):
+    """A task of an executor was lost, took too long, or was refused."""
+
+
+class MissingExtraError(ImportError):
+    """Something optional is used and not installed; the message says what to do."""

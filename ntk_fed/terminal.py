@@ -3,14 +3,18 @@
 Floor 10.
 """
 
+import contextlib
 import math
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from ntk_fed.measured import Enclosure, Verdict
 from ntk_fed.simulate import DIVERGED
-from ntk_fed.studies import Result
+from ntk_fed.studies import Progress, Result
 from ntk_fed.theory import TheoremCheck
 from ntk_fed.theory.condition import WORDING
 
@@ -42,6 +46,36 @@ def print_result(result: Result, console: Console) -> None:
                 f"{theorem.why_not}"
             )
     print_quantities(result, console)
+
+
+@contextlib.contextmanager
+def progress_of(title: str) -> Iterator[Callable[[Progress], None]]:
+    """A bar with runs done, failed and running and the time left; lines in a log.
+
+    Args:
+        title: of the study.
+
+    Yields:
+        What to call whenever a run has ended.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda now: console.print(now.line(), markup=False, soft_wrap=True)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+    )
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task(title[:40], total=None, state="starting")
+
+        def show(now: Progress) -> None:
+            ended = now.done + now.failed
+            bar.update(task, total=now.total, completed=ended, state=now.line())
+
+        yield show
 
 
 def _linear(result: Result) -> str:

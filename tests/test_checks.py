@@ -25,8 +25,9 @@ from ntk_fed.checks import lazy as lazy_checks
 from ntk_fed.checks import linear as linear_checks
 from ntk_fed.checks import pyramid as pyramid_checks
 from ntk_fed.checks import quadratic as quadratic_checks
-from ntk_fed.checks.pyramid import numbers
+from ntk_fed.checks.pyramidstart import numbers
 from ntk_fed.checks.quadratic import quadratic, residual_at
+from ntk_fed.checks.subject import over_promise
 from ntk_fed.errors import UnknownNameError
 from ntk_fed.measured import Enclosure, Verdict
 from ntk_fed.records import Row, frame
@@ -204,9 +205,32 @@ def test_who_averages_what_is_told_from_the_weights_and_the_options():
     half = subject(model, alike, server_step_size=0.5)
     assert not half.is_descent
     assert not half.plain
-    assert not subject(model, alike, options={"rule": "adam"}).plain
     assert not one.diverged
     assert subject(model, alike, status="diverged").diverged
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"rule": "fedexp"},
+        {"rule": "anchored"},
+        {"batch_size": 2},
+        {"participation": 0.5},
+        {"local": "exact"},
+        {"momentum": 0.9},
+        {"weight_decay": 0.1},
+    ],
+    ids=str,
+)
+def test_a_run_with_other_rules_or_parts_of_the_data_is_no_gradient_descent(option):
+    model, split = linear(sizes=(4, 4))
+    usual = {"rule": "average", "batch_size": None, "participation": 1.0}
+    usual |= {"local": "sgd", "momentum": 0.0, "weight_decay": 0.0}
+    assert subject(model, split, options=usual).is_descent
+    found = subject(model, split, options=usual | option)
+    assert not found.is_descent
+    assert not found.plain
+    assert not handed(twolayer.gradient_descent, du2019, found).is_gradient_descent
 
 
 def test_losses_are_those_from_the_start_on():
@@ -585,6 +609,11 @@ def test_what_local_sgd_is_told_of_a_deep_network():
     assert found.separation.value == pytest.approx(least, rel=1e-14)
     slope = deng2022.straightness(np.array([4.0, 2.0, 0.5, 0.25])).slope
     assert found.path.slope == slope
+    # The same losses of every second round fall half as fast.
+    apart = [Row(2 * t, None, None, None, "loss", row.value) for t, row in enumerate(
+        losses)]  # fmt: skip
+    slower = handed(deep.local_sgd, deng2022, subject(model, split, apart)).path
+    assert slower.slope == pytest.approx(slope / 2, rel=1e-14)
     # A loss of 0 has no logarithm, a run that diverged no straight line.
     still = subject(model, split, seen("loss", 4.0, 2.0, 0.0, first=0))
     assert handed(deep.local_sgd, deng2022, still).path is None
@@ -944,6 +973,10 @@ def test_what_the_representation_theorem_is_told():
     assert found.start_gap == pytest.approx(0.21, rel=1e-12)
     assert found.covariance_gap < 1e-12
     assert found.dists.tolist() == [0.5, 0.4]
+    # Rounds 0 and 5: what a round contracts by cannot be told, and is not.
+    apart = [*rows[:1], *seen("subspace distance", 0.1, first=5)]
+    late = subject(model, split, apart, **given)
+    assert handed(linear_checks.representation, collins2022, late).dists is None
     with torch.no_grad():
         model.head.mul_(10)  # norm 0.5
     # One client's inputs doubled: covariance 4 I for it alone, the same truth.
@@ -1107,13 +1140,18 @@ def test_what_the_theorems_about_pyramids_are_told():
     assert pooled.smoothness <= found.smoothness.lower
     assert found.smoothness.upper == pytest.approx(pooled.smoothness, rel=1e-11)
     apart = [0.1 * math.sqrt(size) for size in (50, 40, 12, 3)]
-    assert found.displacements == pytest.approx(apart, rel=1e-12)
+    assert [one.lower for one in found.displacements] == pytest.approx(apart, rel=1e-12)
+    assert {one.upper for one in found.displacements} == {math.inf}  # the end alone
     # Steps 3 and 6 of 0.99 each
     worst = max(3.9 / 4 / 0.99**3, 3.89 / 4 / 0.99**6)
     assert found.worst_ratio.value == pytest.approx(worst, rel=1e-12)
+    # 1e-12 above the ratio at the upper end of α₀, to some roundings.
+    kept = 1 - 0.01 * nguyen2020.conditions(start).alpha0.upper / alpha
+    above = max(3.9 / 4 / kept**3, 3.89 / 4 / kept**6)
+    assert above * (1 + 9e-13) < found.worst_ratio.upper < above * (1 + 2e-12)
     prior = handed(pyramid_checks.a_priori, song2023, held, "check_a_priori")
     assert prior.start == start
-    assert prior.displacements == pytest.approx(apart, rel=1e-12)
+    assert prior.displacements == found.displacements
     assert prior.jacobian.value == pytest.approx(pooled.jacobian, rel=1e-11)
     clients = [
         region(start, x[own], residual[own], beta).smoothness / len(own)
@@ -1130,6 +1168,110 @@ def test_what_the_theorems_about_pyramids_are_told():
     short = nf.models.Pyramid(5, 10, [1], activation="smooth_leaky_relu", seed=0)
     found = handed(pyramid_checks.gradient_descent, nguyen2020, subject(short, split))
     assert found.start is found.smoothness is None
+
+
+def rows_moved(model, *furthest, first=0, last=3):
+    """Rows of the observer of displacements, one number for all layers of a round."""
+    return [
+        Row(t, None, None, name, "neuron displacement", value)
+        for t, value in zip(range(first, last + 1), furthest, strict=True)
+        for name, _ in model.named_parameters()
+    ]
+
+
+def test_a_run_is_inside_the_region_only_where_every_round_was_seen():
+    split = split_of(draw(6, 5), draw(6, 1, seed=1), (2, 4))
+    model = nf.models.Pyramid(5, 10, [4, 3, 1], activation="smooth_leaky_relu", seed=0)
+
+    def told(*rows, by=0.0, **given):
+        params = {name: value + by for name, value in model.named_parameters()}
+        held = subject(model, split, rows, params=params, **given)
+        moved = handed(pyramid_checks.gradient_descent, nguyen2020, held).displacements
+        for check in (pyramid_checks.gradient_descent, pyramid_checks.a_priori):
+            inside = check(held).hypotheses[-1]
+            assert inside.name.startswith("‖W_l − W_l⁰‖_F / R_l")
+        return moved, inside
+
+    # Rows of 10, 4, 3 and 1 units: a layer moved √rows times as far as one at most.
+    moved, inside = told(*rows_moved(model, 0.0, 1e-3, 2e-3, 1e-3))
+    assert [one.lower for one in moved] == [2e-3] * 4
+    most = [2e-3 * math.sqrt(rows) for rows in (10, 4, 3, 1)]
+    assert [one.upper for one in moved] == pytest.approx(most, rel=1e-12)
+    assert moved[-1].upper > 2e-3  # a norm is rounded
+    assert inside.verdict is Verdict.holds
+    assert not inside.note
+    away = rows_moved(model, 0.0, 9.0, 2e-3, 1e-3)  # it left, and came back
+    assert told(*away)[1].verdict is Verdict.fails
+    # The end alone; without a round, the last, the start; one round told twice.
+    twice = away[:8] + away[4:8] + away[12:]
+    for rows in ([], away[:4] + away[8:], away[:12], away[4:], twice):
+        steady = [row._replace(value=0.0) for row in rows]
+        moved, inside = told(*steady)
+        assert {one.upper for one in moved} == {math.inf}
+        assert inside.verdict is Verdict.undecided
+        assert inside.note == "not every round was seen"
+    still = rows_moved(model, *[0.0] * 4)
+    assert told(*still)[1].verdict is Verdict.holds
+    assert told(*still, status="diverged")[1].verdict is Verdict.undecided
+    # What is outside in the end was outside.
+    assert told(by=2.0)[1].verdict is Verdict.fails
+
+
+def test_a_real_run_that_was_watched_in_every_round_stays_inside():
+    split = split_of(draw(6, 5), draw(6, 1, seed=1), [3, 3])
+    model = certified_pyramid(split, 10, [4, 3, 1], seed=0)
+    for every, verdict in ((1, Verdict.holds), (2, Verdict.undecided)):
+        watch = [nf.observers.displacement(model, split, every=every)]
+        found = checked(
+            model, split, "nguyen2020", rounds=4, watch=watch, local_steps=1,
+            step_size=1e-33,
+        )  # fmt: skip
+        assert found.hypotheses[-1].verdict is verdict
+
+
+def losses_of(*values, by=1):
+    return pd.Series(values, index=np.arange(len(values)) * by, dtype="float64")
+
+
+def test_losses_are_held_against_a_promise_at_both_ends_of_its_rate():
+    losses = losses_of(4.0, 1.0, 2.0)
+
+    def promised(rate):
+        return 4.0 * (1 - rate) ** np.arange(3)
+
+    found = over_promise(losses, promised, Enclosure(0.5, 0.25, 0.75))
+    # Round 2: 2 / (4 · ½²), at the ends ¾² and ¼²; the start's ratio of 1 is left out.
+    ends = (found.value, found.lower, found.upper)
+    assert ends == pytest.approx((2.0, 2 / (4 * 0.5625), 8.0), rel=1e-14)
+    fast = over_promise(losses_of(4.0, 1e-3), lambda rate: np.array([4.0, 2.0]), found)
+    assert fast.upper == pytest.approx(5e-4)
+    # No promise at one end.
+    missing = Enclosure(0.5, 0.5, 2.0)
+    nothing = over_promise(
+        losses, lambda rate: promised(rate if rate < 1 else math.nan), missing
+    )
+    assert nothing is None
+
+
+@pytest.mark.parametrize("last", [0.0, 1e-300])
+def test_a_promise_that_leaves_the_floats_is_no_promise_and_no_warning(last):
+    """The tests make a warning of NumPy's an error."""
+    model, split = sphere(width=8)
+    rows = [*seen("loss", 4.0, first=0), *seen("loss", last, first=10**7)]
+    held = subject(model, split, rows, weights="uniform", step_size=3.0)
+    for statement, paper in (
+        (twolayer.gradient_descent, du2019),
+        (twolayer.fl_ntk, huang2021),
+    ):
+        assert handed(statement, paper, held).worst_ratio is None
+    tall = nf.models.Pyramid(5, 10, [4, 3, 1], activation="smooth_leaky_relu", seed=0)
+    split = split_of(draw(6, 5), draw(6, 1, seed=1), (2, 4))
+    alpha = nguyen2020.conditions(
+        numbers(tall, split.dataset.x, subject(tall, split).start.residual, 0.5)
+    ).alpha0
+    held = subject(tall, split, rows, step_size=3.0 / alpha.value)
+    found = handed(pyramid_checks.gradient_descent, nguyen2020, held)
+    assert found.worst_ratio is None
 
 
 def test_losses_below_rounding_promise_nothing_and_those_above_it_do():

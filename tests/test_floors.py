@@ -14,7 +14,7 @@ FLOORS = [
         *("names", "measured", "seeds", "params", "inputs", "blas", "records"),
         *("executor", "subsample"),
     ],
-    ["data", "models", "spectrum", "limits"],
+    ["data", "models", "spectrum", "limits", "scaling"],
     ["jacobians", "activations", "derivatives", "curvature", "smoothness", "features"],
     ["kernel", "fedavg"],
     ["drift", "divergence", "samplegradients", "fedkernel"],
@@ -95,7 +95,7 @@ def test_the_shape_checker_is_not_blinded_and_nothing_is_unpickled(path):
             assert node.module != "__future__"
         if isinstance(node, ast.Import):
             # Between our own processes, never from a file.
-            allowed = path.name == "executor.py"
+            allowed = path.parent.name == "executor"
             assert allowed or "pickle" not in [alias.name for alias in node.names]
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             assert (node.value.id, node.attr) != ("torch", "load")

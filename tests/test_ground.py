@@ -1,4 +1,4 @@
-"""Ground floors: verdicts, enclosures, seeds, names, records, the executor."""
+"""Ground floors: verdicts, enclosures, seeds, names, records."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import pytest
 import threadpoolctl
 import torch
 
-from ntk_fed import executor, names, records, seeds
+from ntk_fed import names, records, seeds
 from ntk_fed.errors import RunFolderError, UnknownNameError
 from ntk_fed.measured import Enclosure, Verdict, compare, estimate, exact
 from ntk_fed.records import Row
@@ -187,30 +187,3 @@ def test_provenance_says_what_ran():
     assert found["torch_threads"] == torch.get_num_threads()
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         assert set(records.provenance()["blas_threads"]) == {1}
-
-
-def square_or_fail(x):
-    if x < 0:
-        raise ValueError(f"negative: {x}")
-    return x * x, torch.get_num_threads()
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_every_task_is_run_once(processes):
-    found = dict(
-        executor.run(square_or_fail, [(i,) for i in range(5)], processes=processes)
-    )
-    assert {i: value for i, (value, _) in found.items()} == {i: i * i for i in range(5)}
-    if processes > 1:
-        assert {threads for _, threads in found.values()} == {1}
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_tasks_error_is_raised_here(processes):
-    with pytest.raises(ValueError, match="negative: -1"):
-        list(executor.run(square_or_fail, [(1,), (-1,)], processes=processes))
-
-
-def test_no_processes_are_refused():
-    with pytest.raises(ValueError, match="processes must be at least 1"):
-        list(executor.run(square_or_fail, [(1,)], processes=0))

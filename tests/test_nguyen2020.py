@@ -430,7 +430,7 @@ def test_gradient_descent_keeps_the_promise_and_stays_in_the_region(seed):
             is_gradient_descent=True,
             start=start,
             smoothness=exact(most),
-            displacements=moved,
+            displacements=tuple(map(exact, moved)),
             worst_ratio=exact((np.array(losses) / bound)[1:].max()),
         )
     )
@@ -451,7 +451,7 @@ GOOD = nguyen2020.Measurements(
     is_gradient_descent=True,
     start=dataclasses.replace(BY_HAND, residual=0.01),
     smoothness=exact(900.0),
-    displacements=(0.5, 0.5, 1.5),
+    displacements=(exact(0.5), exact(0.5), exact(1.5)),
     worst_ratio=exact(0.9),
 )
 FAULTS = {
@@ -462,7 +462,7 @@ FAULTS = {
     "N1": {"start": dataclasses.replace(BY_HAND, residual=0.01, largest=(9, 9, 6.0))},
     "N2": {"start": dataclasses.replace(BY_HAND, residual=0.04, x_norm=99.0)},
     "step size": {"step_size": 0.012},
-    "‖W_l − W_l⁰‖_F / R_l": {"displacements": (0.5, 0.5, 2.5)},
+    "‖W_l − W_l⁰‖_F / R_l": {"displacements": (exact(0.5), exact(0.5), exact(2.5))},
 }
 
 
@@ -496,6 +496,11 @@ def test_each_condition_fails_on_its_own(name):
         ({"smoothness": Enclosure(900.0, 900.0, math.inf)}, "undecided", "holds"),
         ({"smoothness": Enclosure(1100.0, 1100.0, math.inf)}, "fails", "holds"),
         ({"displacements": None}, "holds", "holds"),
+        # The end of the run alone: far inside, and outside.
+        ({"displacements": (Enclosure(0.1, 0.1, math.inf),) * 3}, "undecided", "holds"),
+        ({"displacements": (Enclosure(3.0, 3.0, math.inf),) * 3}, "fails", "holds"),
+        ({"displacements": (Enclosure(0.1, 0.1, 1.1),) * 3}, "undecided", "holds"),
+        ({"displacements": (Enclosure(1.1, 0.1, 1.1),) * 3}, "undecided", "holds"),
         ({"widths": (10, 30, 30)}, "holds", "holds"),  # all at their edge
         ({"worst_ratio": None}, "holds", "undecided"),
         ({"worst_ratio": exact(1.1)}, "holds", "fails"),

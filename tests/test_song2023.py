@@ -405,7 +405,7 @@ def test_a_certified_pyramid_keeps_the_promise_at_the_limit(local_steps, seed):
             start=found.start,
             smoothness=exact(found.smoothness),
             jacobian=exact(found.jacobian),
-            displacements=reach,
+            displacements=tuple(map(exact, reach)),
             # A loss is a sum of 12 squares; each round's is rounded afresh.
             worst_ratio=estimate(ratio, 1e-14),
         )
@@ -475,7 +475,7 @@ GOOD = song2023.Measurements(
     smoothness=exact(10.0),  # 1/(4S) = 0.025
     jacobian=exact(2.0),  # √(0.225 / (20 · 2/10)) / 20 = 0.01186 with μ = α₀/10
     pl=exact(0.3),  # √(0.3 / 4) / 20 = 0.01369
-    displacements=(0.5, 0.5, 1.5),
+    displacements=(exact(0.5), exact(0.5), exact(1.5)),
     worst_ratio=exact(0.9),
     last_over_first=exact(0.001),
     worst_round=exact(0.8),
@@ -526,7 +526,11 @@ FAULTS = [
     ("a_priori", "N2", {"start": dataclasses.replace(START, x_norm=2.5)}),
     ("a_priori", "eta K against 1", {"step_size": 0.0051, "jacobian": exact(0.1)}),
     ("a_priori", "eta K against √", {"step_size": 0.0024}),
-    ("a_priori", "‖W_l − W_l⁰‖_F", {"displacements": (0.5, 1.1, 1.5)}),
+    (
+        "a_priori",
+        "‖W_l − W_l⁰‖_F",
+        {"displacements": (exact(0.5), exact(1.1), exact(1.5))},
+    ),
     ("a_posteriori", "algorithm is FedAvg", {"is_fedavg": False}),
     ("a_posteriori", "eta K against 1", {"step_size": 0.0051, "jacobian": exact(0.1)}),
     ("a_posteriori", "eta K against √", {"step_size": 0.0028}),
@@ -595,6 +599,7 @@ def test_a_posteriori_needs_mu_s_and_j_and_nothing_of_the_start(change, verdict)
         ({"start": None}, "undecided"),
         ({"smoothness": None}, "undecided"),
         ({"displacements": None}, "holds"),  # decided at the start
+        ({"displacements": (Enclosure(0.1, 0.1, math.inf),) * 3}, "undecided"),
         ({"weights": (0.4, 0.0, 0.6)}, "holds"),
         ({"widths": (12, 13, 5)}, "holds"),  # n_2 may exceed n_1
         ({"start": dataclasses.replace(START, error=0.1)}, "undecided"),

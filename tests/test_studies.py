@@ -1,7 +1,7 @@
-"""Specifications, runs and grids of runs; power laws with known exponents."""
+"""Specifications, runs and grids of runs."""
 
+import dataclasses
 import json
-import math
 import os
 
 import numpy as np
@@ -10,11 +10,12 @@ import pytest
 import threadpoolctl
 import torch
 
-import ntk_fed as nf
 from ntk_fed import records
 from ntk_fed.errors import RunFolderError, UnknownNameError
+from ntk_fed.executor import Here
 from ntk_fed.studies import RunSpec, StudySpec, read_study, run, run_study
 from ntk_fed.studies.build import model_of, partition_of
+from ntk_fed.studies.study import Random, Range
 
 SMALL = RunSpec(
     samples=20,
@@ -31,6 +32,9 @@ SMALL = RunSpec(
 def write(path, text):
     path.write_text(text)
     return path
+
+
+DESIGN = "[random]\ndraws = 2\n{}\n"
 
 
 def test_a_study_is_read_from_toml(tmp_path):
@@ -63,11 +67,84 @@ def test_a_study_is_read_from_toml(tmp_path):
         ('[grid]\nwidth = [1, "a"]\n', ValueError, "width must be int, got 'a'"),
         ("[run]\nseed = 1\n[grid]\nseed = [1]\n", ValueError, "Keep one"),
         ("[run\n", RunFolderError, "no readable TOML"),
+        ("run = 3\n", ValueError, r"must be a table, \[run\], got 3"),
+        ("processes = 0\n", ValueError, "processes must be a whole number above 0"),
+        ("time_limit = 0\n", ValueError, "time_limit must be a number above 0"),
+        ("[random]\ndraws = 2\n", ValueError, "needs draws and at least one field"),
+        ("[random]\nwidth = [1]\n", ValueError, "needs draws and at least one field"),
+        (DESIGN.format("width = 3"), ValueError, "list of choices or {low"),
+        (DESIGN.format("width = {low = 1}"), ValueError, "list of choices or {low"),
+        (DESIGN.format("width = {low = 2, high = 1}"), ValueError, "low <= high"),
+        (
+            DESIGN.format('width = {low = 0, high = 1, scale = "log"}'),
+            *(ValueError, "above 0 on a log scale"),
+        ),
+        (
+            DESIGN.format('width = {low = 1, high = 2, scale = "lgo"}'),
+            *(UnknownNameError, "Did you mean 'log'"),
+        ),
+        (
+            DESIGN.format('partition = {low = "iid", high = "shards"}'),
+            *(ValueError, "is no number"),
+        ),
+        (DESIGN.format("widht = [1]"), UnknownNameError, "Did you mean 'width'"),
+        (
+            DESIGN.format("width = [1]") + "[grid]\nwidth = [1]\n",
+            *(ValueError, r"stands in \[grid\] and in \[random\]"),
+        ),
     ],
 )
 def test_a_study_that_means_nothing_is_refused(text, error, words, tmp_path):
     with pytest.raises(error, match=words):
         read_study(write(tmp_path / "study.toml", text))
+
+
+def design(draws, **more):
+    fields = {
+        "width": Range(16, 4096, "log"),
+        "step_size": Range(0.5, 1.0),
+        "partition": ["iid", "shards"],
+    }
+    return StudySpec("r", SMALL, {"seed": [0, 1]}, random=Random(draws, 3, fields))
+
+
+def test_a_random_design_draws_every_field_and_meets_the_whole_grid():
+    found = design(200).runs()
+    assert len(found) == 400
+    assert [one.seed for one in found[:4]] == [0, 1, 0, 1]
+    first, second = found[:2]
+    assert dataclasses.replace(first, seed=1) == second
+    widths = np.array([one.width for one in found[::2]])
+    assert {type(one.width) for one in found} == {int}
+    assert widths.min() >= 16
+    assert widths.max() <= 4096
+    # Uniform in log: half of 200 below the geometric middle, four deviations of √50.
+    assert abs((widths < 256).sum() - 100) < 29
+    steps = np.array([one.step_size for one in found])
+    assert steps.min() >= 0.5
+    assert steps.max() <= 1.0
+    assert abs((steps < 0.75).mean() - 0.5) < 0.15
+    assert {one.partition for one in found} == {"iid", "shards"}
+
+
+def test_a_longer_design_begins_with_the_shorter():
+    assert design(5).runs() == design(9).runs()[:10]
+
+
+@pytest.mark.parametrize("draws", [0, 3])
+def test_a_study_written_is_the_study_read(draws, tmp_path):
+    fields = {"width": Range(16, 64, "log"), "partition": ["iid", "shards"]}
+    random = Random(draws, 1, fields) if draws else Random()
+    grid = {"local_steps": [1, 2]}
+    study = StudySpec("t", SMALL, grid, 3, random, time_limit=2.5)
+    records.write_toml(tmp_path / "study.toml", study.written())
+    found = read_study(tmp_path / "study.toml")
+    assert found.runs() == study.runs()
+    assert (found.title, found.processes, found.time_limit) == ("t", 3, 2.5)
+
+
+def test_the_same_run_twice_in_a_grid_is_one_run():
+    assert len(StudySpec("t", SMALL, {"seed": [0, 0, 1]}).runs()) == 2
 
 
 def test_the_key_is_the_content_and_not_the_place():
@@ -91,8 +168,6 @@ def test_the_key_is_the_content_and_not_the_place():
     ],
 )
 def test_a_run_that_cannot_be_built_leaves_nothing(change, error, words, tmp_path):
-    import dataclasses
-
     with pytest.raises(error, match=words):
         run(dataclasses.replace(SMALL, **change), out=tmp_path / "run")
     files = [f for _, _, names in os.walk(tmp_path) for f in names]
@@ -111,8 +186,6 @@ def wrong(inputs, outputs, width, seed):
 
 
 def test_a_network_of_ones_own_goes_through_everything(tmp_path):
-    import dataclasses
-
     path = write(tmp_path / "own.py", OWN)
     spec = dataclasses.replace(SMALL, model=f"{path}:make", targets="one-hot", width=8)
     with torch.random.fork_rng(devices=[]):
@@ -127,8 +200,6 @@ def test_a_network_of_ones_own_goes_through_everything(tmp_path):
 
 
 def test_an_mlp_of_any_depth(tmp_path):
-    import dataclasses
-
     spec = dataclasses.replace(SMALL, model="mlp", depth=2, targets="one-hot", width=8)
     model = model_of(spec, partition_of(spec))
     assert [p.shape[0] for p in model.parameters()] == [8, 8, 10]
@@ -177,7 +248,12 @@ def test_a_study_merges_its_runs_and_skips_what_is_done(tmp_path):
     lines = []
     run_study(grid(), tmp_path, report=lines.append)
     assert len(lines) == 4
-    assert "width" in lines[0]
+    assert "width" in lines[0].latest
+    assert [(now.done, now.failed, now.total) for now in lines] == [
+        (k, 0, 4) for k in (1, 2, 3, 4)
+    ]
+    assert lines[-1].left == 0
+    assert lines[-1].line().startswith("4 of 4 done, 0 running after")
     rows = records.read_rows(tmp_path)
     assert set(zip(rows["width"], rows["seed"], strict=True)) == {
         (w, s) for w in (16, 32) for s in (0, 1)
@@ -197,54 +273,9 @@ def test_a_study_on_two_processes_gives_the_same_rows(tmp_path):
     torch.set_num_threads(1)
     try:
         with threadpoolctl.threadpool_limits(1):  # as workers have: sums in one order
-            run_study(grid(1), tmp_path / "one")
+            run_study(grid(1), tmp_path / "one", executor=Here())
         run_study(grid(2), tmp_path / "two")
     finally:
         torch.set_num_threads(threads)
     one, two = (records.read_rows(tmp_path / name) for name in ("one", "two"))
     pd.testing.assert_frame_equal(one, two, check_exact=True)
-
-
-@pytest.mark.parametrize("exponent", [-0.5, 0.0, 2.0])
-def test_an_exact_power_law_is_found(exponent):
-    x = np.array([1.0, 2.0, 4.0, 10.0])
-    found = nf.scaling.power_law(x, 3 * x**exponent)
-    assert found.exponent == pytest.approx(exponent, abs=1e-12)
-    assert found.prefactor == pytest.approx(3.0)
-    assert found.points == 4
-    assert found.residual < 1e-12
-
-
-def test_the_interval_covers_the_planted_exponent_as_often_as_it_says():
-    """1,000 repetitions at 95 %: below 92 % or above 98 % has probability < 1e-4."""
-    rng = np.random.default_rng(0)
-    x = np.repeat([256.0, 512, 1024, 4096], 3)
-    hits = 0
-    for _ in range(1000):
-        y = 2 * x**-0.5 * np.exp(0.3 * rng.standard_normal(12))
-        hits += nf.scaling.power_law(x, y).agrees_with(-0.5)
-    assert 920 <= hits <= 980
-
-
-def test_an_exponent_is_compared_in_three_values():
-    x = np.array([1.0, 2, 4, 8, 16])
-    noise = np.exp([0.02, -0.03, 0.01, 0.03, -0.02])
-    found = nf.scaling.power_law(x, x**-0.5 * noise)
-    assert found.below(0.0) is nf.Verdict.holds
-    assert found.below(-1.0) is nf.Verdict.fails
-    assert found.below(found.exponent) is nf.Verdict.undecided
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "words"),
-    [
-        ([1, 2], [1, 2], "three points"),
-        ([1, 1, 1], [1, 2, 3], "two different x"),
-        ([1, 2, 3], [1, 2], "3 x and 2 y"),
-        ([1, 2, 3], [1, 0, 2], "y must be positive"),
-        ([1, 2, math.inf], [1, 1, 2], "x must be positive and finite"),
-    ],
-)
-def test_points_without_a_power_law_are_refused(x, y, words):
-    with pytest.raises(ValueError, match=words):
-        nf.scaling.power_law([float(v) for v in x], [float(v) for v in y])

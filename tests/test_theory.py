@@ -11,7 +11,7 @@ from ntk_fed import limits
 from ntk_fed.kernel.forming import two_layer_forming_error
 from ntk_fed.measured import Enclosure, Verdict, exact
 from ntk_fed.start import measure, stable_step_size
-from ntk_fed.theory import Condition, du2019, lazy
+from ntk_fed.theory import Condition, Stated, du2019, lazy
 from ntk_fed.theory.condition import together
 
 TWO = ["du2019", "lazy"]
@@ -51,6 +51,31 @@ def test_a_margin_without_sense_is_not_a_number():
 def test_an_unknown_status_is_refused():
     with pytest.raises(ValueError, match="status must be one of"):
         condition(exact(1.0), ">", exact(0.0), status="certain")
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match=r"form must be one of \('mean', 'sum', ''\)"):
+        Stated("us", "derived", "median")("name", exact(1.0), ">", exact(0.0))
+
+
+def test_a_statement_names_its_source_status_and_form_once():
+    stated = Stated("us", "recalled", "sum")
+    found = stated("name", exact(2.0), ">", None)
+    assert found == Condition(
+        "name", exact(2.0), ">", None, "sum", "recalled", "us", ""
+    )
+    assert stated("name", None, ">", None, "", "note").form == ""
+    assert stated("name", None, ">", None, "mean", "note").note == "note"
+    assert Stated("us", "abstract")("name", None, ">", None).form == ""
+
+
+@pytest.mark.parametrize(("is_so", "left"), [(True, 1.0), (False, 0.0)])
+def test_a_question_with_a_known_answer_is_one_or_nothing_against_one(is_so, left):
+    found = Stated("us", "derived", "mean").yes("name", is_so, note="note")
+    assert found == Condition(
+        "name", exact(left), ">=", exact(1.0), "mean", "derived", "us", "note"
+    )
+    assert Stated("us", "derived", "mean").yes("name", is_so, "sum").form == "sum"
 
 
 @pytest.mark.parametrize(

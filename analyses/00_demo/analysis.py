@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--out", default="reports/00_demo", help="study folder")
     out = parser.parse_args().out
     study = read_study(HERE / "study.toml")
-    folder = run_study(study, out, report=lambda line: print(line, flush=True))
+    folder = run_study(study, out, report=lambda now: print(now.line(), flush=True))
     question = (HERE / "QUESTION.md").read_text()
     answer = decision(per_run(read(folder)))
     print(render(folder, question=f"{question}\n{answer}\n"))

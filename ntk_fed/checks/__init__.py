@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ntk_fed.checks import deep, interpolation, lazy, linear, pyramid, twolayer
-from ntk_fed.checks.pyramid import certified_pyramid
+from ntk_fed.checks.pyramidstart import certified_pyramid
 from ntk_fed.checks.subject import Subject
 from ntk_fed.data import Partition
 from ntk_fed.names import require_known

@@ -30,7 +30,8 @@ def local_sgd(subject: Subject) -> TheoremCheck:
         }
     losses = subject.losses
     if losses is not None and not subject.diverged and (losses > 0).all():
-        found["path"] = deng2022.straightness(losses.to_numpy())
+        rounds = losses.index.to_numpy(float)
+        found["path"] = deng2022.straightness(losses.to_numpy(), rounds)
     return deng2022.check(
         deng2022.Measurements(
             n=len(x),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ntk_fed.checks.quadratic import Quadratic, quadratic
-from ntk_fed.checks.subject import Subject
+from ntk_fed.checks.subject import Subject, unbroken
 from ntk_fed.measured import Enclosure
 from ntk_fed.models import SharedRepresentation
 from ntk_fed.params import Params, complete
@@ -120,7 +120,8 @@ def representation(subject: Subject) -> TheoremCheck:
     if subject.run is not None:
         rows = subject.run.rows
         rows = rows.loc[rows["quantity"] == "subspace distance"]
-        seen = rows["value"].to_numpy(float) if len(rows) else None
+        if len(rows) and unbroken(rows["round"]):
+            seen = rows["value"].to_numpy(float)
     return collins2022.check(
         collins2022.Measurements(
             **found,

@@ -6,19 +6,18 @@ Floor 7.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from ntk_fed.checks.pyramidstart import gamma_of, numbers, weights_of, widths_of
 from ntk_fed.checks.quadratic import quadratic
-from ntk_fed.checks.subject import Subject, rounded
-from ntk_fed.data import Partition
+from ntk_fed.checks.subject import Subject, over_promise, rounded, unbroken
 from ntk_fed.measured import Enclosure, estimate, exact
 from ntk_fed.models import Pyramid
 from ntk_fed.models.activations import SmoothLeakyReLU
-from ntk_fed.params import Params, complete
+from ntk_fed.params import complete
 from ntk_fed.theory import TheoremCheck, nguyen2020, pyramid, song2023
 
 SMOOTH = (torch.nn.Tanh, torch.nn.Sigmoid, torch.nn.GELU, torch.nn.SiLU)
@@ -29,28 +28,27 @@ def gradient_descent(subject: Subject) -> TheoremCheck:
     start, bounds, n = _start(subject), _bounds(subject), len(subject.x)
     found = nguyen2020.Measurements(
         n=n,
-        widths=_widths(subject.model),
+        widths=widths_of(subject.model),
         step_size=subject.step_size,
-        is_pyramid=_gamma(subject.model) is not None,
+        is_pyramid=gamma_of(subject.model) is not None,
         is_gradient_descent=subject.is_descent,
         start=start,
         smoothness=None if bounds is None else _above(bounds.smoothness),
         displacements=_moved(subject),
     )
-    worst = None
-    if start is not None and subject.losses is not None:
-        values, alpha = subject.losses.to_numpy(), nguyen2020.conditions(start).alpha0
-        steps = subject.losses.index.to_numpy() * subject.local_steps
-        ends = []
-        for end in (alpha.value, alpha.lower, alpha.upper):
-            promised = nguyen2020.loss_bound(
-                float(values[0]), end, n, subject.step_size, steps
-            )
-            ends.append(float((values / promised)[1:].max()))
-        if all(math.isfinite(end) for end in ends):
-            worst = Enclosure(ends[0], min(ends), max(ends) * (1 + 1e-12))
+    worst, losses = None, subject.losses
     if subject.diverged:
         worst = exact(math.inf)
+    elif start is not None and losses is not None:
+        first, step = float(losses.iloc[0]), subject.step_size
+        steps = losses.index.to_numpy() * subject.local_steps
+        worst = over_promise(
+            losses,
+            lambda end: nguyen2020.loss_bound(first, end, n, step, steps),
+            nguyen2020.conditions(start).alpha0,
+        )
+    if worst is not None:
+        worst = dataclasses.replace(worst, upper=worst.upper * (1 + 1e-12))
     return nguyen2020.check(dataclasses.replace(found, worst_ratio=worst))
 
 
@@ -135,14 +133,14 @@ def _song(subject: Subject) -> song2023.Measurements:
     if losses is not None and losses.iloc[0] > 0:
         values = losses.to_numpy()
         ends["last_over_first"] = rounded(float(values[-1] / values[0]))
-        if list(losses.index) == list(range(len(losses))) and (values > 0).all():
+        if unbroken(losses.index) and (values > 0).all():
             ends["worst_round"] = rounded(float((values[1:] / values[:-1]).max()))
     if subject.diverged:
         ends["last_over_first"] = exact(math.inf)
     weights = subject.partition.weights(subject.weights).tolist()
     return song2023.Measurements(
         sizes=tuple(subject.partition.sizes),
-        widths=_widths(subject.model),
+        widths=widths_of(subject.model),
         local_steps=subject.local_steps,
         step_size=subject.step_size,
         is_pyramid=isinstance(subject.model, Pyramid),
@@ -158,7 +156,7 @@ def _worst_ratio(subject: Subject, pl: Enclosure) -> Enclosure | None:
     losses = subject.losses
     if subject.diverged:
         return exact(math.inf)
-    if losses is None or list(losses.index) != list(range(len(losses))):
+    if losses is None or not unbroken(losses.index):
         return None
     values, step = losses.to_numpy(), subject.step_size * subject.local_steps
     # Below 1e-24 of the start a loss is the rounding of its residual.
@@ -172,70 +170,47 @@ def _worst_ratio(subject: Subject, pl: Enclosure) -> Enclosure | None:
     return Enclosure(ends[0], min(ends) * (1 - 1e-12), max(ends) * (1 + 1e-12))
 
 
-def _gamma(model: torch.nn.Module) -> float | None:
-    """Smallest slope of the activation of a pyramid the theorem covers."""
-    if isinstance(model, Pyramid) and isinstance(model.activation, SmoothLeakyReLU):
-        return model.activation.gamma
-    return None
-
-
 def _is_smooth(model: torch.nn.Module) -> bool:
     """Is every activation one whose derivative is known to be Lipschitz?"""
     kinds = (*SMOOTH, SmoothLeakyReLU, torch.nn.Linear)
     leaves = [m for m in model.modules() if not list(m.children())]
     if isinstance(model, Pyramid):
-        return _gamma(model) is not None
+        return gamma_of(model) is not None
     return bool(leaves) and all(isinstance(m, kinds) for m in leaves)
 
 
-def _widths(model: torch.nn.Module) -> tuple[int, ...]:
-    if not isinstance(model, Pyramid):
-        return ()
-    return tuple(weight.shape[1] for weight in _weights(complete(model, None)))
+def _moved(subject: Subject) -> tuple[Enclosure, ...] | None:
+    """Largest ``‖W_l − W_l⁰‖_F`` of the average: what is known of it.
 
-
-def _weights(params: Params) -> list[np.ndarray]:
-    return [value.double().cpu().numpy().T for value in params.values()]
-
-
-def _moved(subject: Subject) -> tuple[float, ...] | None:
-    """``‖W_l − W_l⁰‖_F`` at the end of the run, which none saw between."""
-    if subject.run is None or _gamma(subject.model) is None:
+    A layer came at least as far as it is in the end, and as its furthest row ever was;
+    and at most √rows times as far as that row, if every round was seen.
+    """
+    run = subject.run
+    if run is None or gamma_of(subject.model) is None:
         return None
-    first = _weights(complete(subject.model, None))
-    last = _weights(complete(subject.model, subject.run.params))
-    return pyramid.displacements(last, first)
+    first, last = (complete(subject.model, params) for params in (None, run.params))
+    ends = pyramid.displacements(weights_of(last), weights_of(first))
+    rows = run.rows.loc[run.rows["quantity"] == "neuron displacement"]
+    found = []
+    for (name, weight), end in zip(first.items(), ends, strict=True):
+        own = rows.loc[rows["layer"] == name]
+        row = float(own["value"].max()) if len(own) else 0.0
+        least, most = max(end, row), math.inf
+        whole = unbroken(own["round"]) and len(own) == run.rounds + 1
+        if whole and not subject.diverged:
+            # A norm of a row was rounded once for each of its entries.
+            slack = weight.shape[1] * torch.finfo(weight.dtype).eps
+            most = max(least, row * math.sqrt(len(weight)) * (1 + slack))
+        found.append(Enclosure(least, least, most, method="furthest row of a layer"))
+    return tuple(found)
 
 
 @functools.lru_cache(maxsize=1)
 def _start(subject: Subject) -> pyramid.Start | None:
-    gamma = _gamma(subject.model)
-    if gamma is None or len(_widths(subject.model)) < 3:
+    gamma = gamma_of(subject.model)
+    if gamma is None or len(widths_of(subject.model)) < 3:
         return None
     return numbers(subject.model, subject.x, subject.start.residual, gamma)
-
-
-def numbers(
-    model: torch.nn.Module, x: torch.Tensor, residual: torch.Tensor, gamma: float
-) -> pyramid.Start:
-    """Everything N1 and N2 ask of a pyramid.
-
-    Args:
-        model: a :class:`Pyramid` with a smooth leaky ReLU.
-        x: inputs, ``(n, d)``.
-        residual: ``F_L − Y``, ``(n, o)``.
-        gamma: smallest slope of its activation.
-    """
-    weights = _weights(complete(model, None))
-    with torch.no_grad():
-        features = model.activation(model.layers[0](x))  # pyright: ignore
-    return pyramid.constants_of(
-        weights,
-        x.double().cpu().numpy(),
-        features.double().cpu().numpy(),
-        residual.double().cpu().numpy(),
-        gamma=gamma,
-    )
 
 
 def _bounds(subject: Subject) -> pyramid.Bounds | None:
@@ -278,50 +253,3 @@ def _above(bound: float) -> Enclosure:
     """A number of at most this, a few dozen roundings allowed for."""
     top = bound * (1 + 1e-12)
     return Enclosure(top, top, top, method="bound on the region")
-
-
-def certified_pyramid(
-    partition: Partition,
-    wide: int,
-    widths: Sequence[int],
-    *,
-    gamma: float = 0.5,
-    seed: int,
-    wanted: float = 1.0,
-    federated: bool = True,
-) -> Pyramid:
-    """A pyramid at Nguyen and Mondelli's start, its scale just large enough.
-
-    W_2 = 0 and orthonormal layers after it, times the smallest power of ten at which N1
-    and N2 hold for these data and this draw.
-
-    Args:
-        partition: the data.
-        wide: width of the first layer, at least as many as there are samples.
-        widths: of the layers after it; the last is the number of outputs.
-        gamma: smallest slope of the smooth leaky ReLU.
-        seed: of the draw.
-        wanted: what the left sides of N1 and N2 are to be of their right sides.
-        federated: multiply the right sides by ``2 √c + 1``, as FedAvg's proof needs.
-
-    Raises:
-        ValueError: no scale up to 10¹² does; the first layer is too narrow, say.
-    """
-    x, y = partition.dataset.x, partition.dataset.y
-    clients = sum(size > 0 for size in partition.sizes)
-    factor = 2 * math.sqrt(clients) + 1 if federated else 1.0
-
-    def build(scale: float) -> Pyramid:
-        return Pyramid(
-            x.shape[1], wide, widths, activation="smooth_leaky_relu", gamma=gamma,
-            initial="certified", tail_scale=scale, seed=seed,
-        )  # fmt: skip
-
-    def ratios(scale: float) -> tuple[float, float]:
-        model = build(scale)
-        with torch.no_grad():
-            residual = model(x) - y
-        found = nguyen2020.conditions(numbers(model, x, residual, gamma))
-        return found.demanding(factor).ratios
-
-    return build(nguyen2020.certified_scale(ratios, wanted))

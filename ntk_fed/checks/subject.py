@@ -6,8 +6,10 @@ Floor 7.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -17,6 +19,16 @@ from ntk_fed.measured import Enclosure, estimate
 from ntk_fed.models import TwoLayerReLU, on_the_sphere
 from ntk_fed.simulate import DIVERGED, History
 from ntk_fed.start import Start
+
+# Options of a run whose clients take gradient steps on all they hold, and are averaged.
+PLAIN = {
+    "rule": "average",
+    "batch_size": None,
+    "participation": 1.0,
+    "local": "sgd",
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,8 +85,8 @@ class Subject:
     @property
     def is_descent(self) -> bool:
         """Is the algorithm gradient descent on the pooled loss?"""
-        plain = self.local_steps == 1 and self.server_step_size == 1.0
-        return plain and self.covers and self.by_samples
+        alone = self.local_steps == 1 and self.plain
+        return alone and self.covers and self.by_samples
 
     def _weights_are(self, name: str) -> bool:
         weights = self.partition.weights
@@ -82,8 +94,12 @@ class Subject:
 
     @property
     def plain(self) -> bool:
-        """Is the server's step the plain average?"""
-        return self.server_step_size == 1.0 and self._option("rule", "average")
+        """Gradient steps on full batches, all clients, and the server's plain average?
+
+        Nothing is said of the weights.
+        """
+        usual = all(self._option(name, value) for name, value in PLAIN.items())
+        return usual and self.server_step_size == 1.0
 
     def _option(self, name: str, expected: Any) -> bool:
         return self.run is None or self.run.options.get(name, expected) == expected
@@ -163,3 +179,33 @@ def rounded(value: float) -> Enclosure:
     if math.isinf(value):
         return Enclosure(value, value, value, method="out of range")
     return estimate(value, 1e-12 * abs(value), "rounding")
+
+
+def unbroken(rounds: pd.Series | pd.Index) -> bool:
+    """Are these the rounds 0, 1, 2, … with none left out?"""
+    seen = list(rounds)
+    return seen == list(range(len(seen)))
+
+
+def over_promise(
+    losses: pd.Series, promised: Callable[[float], np.ndarray], rate: Enclosure
+) -> Enclosure | None:
+    """Largest loss over its promise after the start, at both ends of a rate.
+
+    Args:
+        losses: by round, the start first, as :attr:`Subject.losses`.
+        promised: what a rate promises of each of these losses, ``(t,)``.
+        rate: a larger one promises smaller losses.
+
+    Returns:
+        ``None`` where a promise has no sense, or is too small for a float.
+    """
+    measured = losses.to_numpy()
+    with np.errstate(all="ignore"):  # what leaves the floats is answered by None
+        worst = [
+            float((measured / promised(end))[1:].max())
+            for end in (rate.value, rate.lower, rate.upper)
+        ]
+    if not all(math.isfinite(one) for one in worst):
+        return None
+    return Enclosure(worst[0], min(worst), max(worst))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ntk_fed import limits
-from ntk_fed.checks.subject import Subject
+from ntk_fed.checks.subject import Subject, over_promise
 from ntk_fed.measured import Enclosure, estimate, exact
 from ntk_fed.models import TwoLayerReLU
 from ntk_fed.observers.kernelshape import ASYMMETRIC
@@ -57,18 +57,12 @@ def _along_run(subject: Subject) -> dict[str, Any]:
     if losses is None or lambda0 is None:
         return changes
     times = torch.tensor(losses.index.to_numpy()) * subject.local_steps
-    measured = torch.tensor(losses.to_numpy())
-
-    def worst(end: float) -> float:
-        promised = du2019.loss_bound(
-            measured[0].item(), end, len(subject.x), subject.step_size, times
-        )
-        return (measured / promised)[1:].max().item()
-
-    # A larger λ0 promises more. Where the promise has no sense, nothing is compared.
-    ends = [worst(end) for end in (lambda0.lower, lambda0.upper)]
-    if all(math.isfinite(end) for end in ends):
-        changes["worst_ratio"] = Enclosure(worst(lambda0.value), min(ends), max(ends))
+    first, n, step = float(losses.iloc[0]), len(subject.x), subject.step_size
+    changes["worst_ratio"] = over_promise(
+        losses,
+        lambda end: du2019.loss_bound(first, end, n, step, times).numpy(),
+        lambda0,
+    )
     return changes
 
 
@@ -135,22 +129,21 @@ def fl_ntk(subject: Subject) -> TheoremCheck:
     extremes = [subject.smallest(name) for name in ASYMMETRIC]
     if all(one is not None for one in extremes):
         changes["asymmetric"] = tuple(one.value for one in extremes if one is not None)
-    changes["worst_ratio"] = _over_promise(subject, found)
+    changes["worst_ratio"] = _worst_ratio(subject, found)
     return huang2021.check(dataclasses.replace(found, **changes))
 
 
-def _over_promise(subject: Subject, found: huang2021.Measurements) -> Enclosure | None:
+def _worst_ratio(subject: Subject, found: huang2021.Measurements) -> Enclosure | None:
     """Largest loss over Huang et al.'s promise, at both ends of λ."""
     if subject.diverged:
         return exact(math.inf)
     losses, lambda0, step = subject.losses, found.lambda0, found.step_size_local
     if losses is None or lambda0 is None or step is None:
         return None
-    values = losses.to_numpy()
 
-    def worst(end: float) -> float:
-        promised = huang2021.loss_bound(
-            float(values[0]),
+    def promised(end: float) -> np.ndarray:
+        return huang2021.loss_bound(
+            float(losses.iloc[0]),
             end,
             step_size_local=step,
             server=found.server_step_size,
@@ -158,12 +151,8 @@ def _over_promise(subject: Subject, found: huang2021.Measurements) -> Enclosure 
             clients=len(found.sizes),
             rounds=losses.index.to_numpy(),
         )
-        return float((values / promised)[1:].max())
 
-    ends = [worst(end) for end in (lambda0.lower, lambda0.upper)]
-    if not all(math.isfinite(end) for end in ends):
-        return None
-    return Enclosure(worst(lambda0.value), min(ends), max(ends))
+    return over_promise(losses, promised, lambda0)
 
 
 def _limit(subject: Subject) -> np.ndarray | None:

@@ -13,8 +13,9 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from ntk_fed import blas, executor
+from ntk_fed import blas
 from ntk_fed.errors import NonFiniteError
+from ntk_fed.executor import Executor, run
 from ntk_fed.jacobians import raw_jacobian
 from ntk_fed.kernel import layerwise
 from ntk_fed.kernel.contract import block
@@ -126,7 +127,7 @@ def _block_elsewhere(job: Job, rows: slice, columns: slice) -> dict[str, Any]:
 
 
 def assemble(
-    job: Job, *, progress: bool, tiles: TiledFile | None, processes: int
+    job: Job, *, progress: bool, tiles: TiledFile | None, executor: Executor | None
 ) -> dict[str, Tensor]:
     """All blocks in one matrix per name; a symmetric one is mirrored.
 
@@ -134,14 +135,14 @@ def assemble(
         job: what to compute.
         progress: show a progress bar, with the time left.
         tiles: the file to write to and what of it is done already.
-        processes: worker processes with one torch thread each; 1 is this process.
+        executor: where the blocks are computed; ``None`` is this process.
     """
     blocks = job.blocks()
     if len(blocks) == 1 and tiles is None:
         return job.block(*blocks[0])
     found: dict[str, Tensor] = {} if tiles is None else {"": tiles.tensor}
     missing = [k for k in range(len(blocks)) if tiles is None or k not in tiles.done]
-    results = _computed(job, [blocks[k] for k in missing], processes)
+    results = _computed(job, [blocks[k] for k in missing], executor)
     for k, shares in track(results, "kernel", total=len(missing), disable=not progress):
         index = missing[k]
         _place(found, shares, job, *blocks[index])
@@ -151,17 +152,15 @@ def assemble(
 
 
 def _computed(
-    job: Job, blocks: list[tuple[slice, slice]], processes: int
+    job: Job, blocks: list[tuple[slice, slice]], executor: Executor | None
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """``(index, shares)`` of every block, here or elsewhere, as they finish."""
-    if processes == 1:
+    if executor is None:
         for k, (rows, columns) in enumerate(blocks):
             yield k, job.block(rows, columns)
         return
     device = job.left.x.device
-    for k, arrays in executor.run(
-        _block_elsewhere, blocks, processes=processes, shared=job
-    ):
+    for k, arrays in run(_block_elsewhere, blocks, executor=executor, shared=job):
         yield k, {n: torch.from_numpy(a).to(device) for n, a in arrays.items()}
 
 

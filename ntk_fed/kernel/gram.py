@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ntk_fed import blas, records
 from ntk_fed.errors import ShapeMismatchError
+from ntk_fed.executor import Executor, Processes
 from ntk_fed.inputs import check_inputs, check_per_sample
 from ntk_fed.kernel.assemble import Job, Side, assemble
 from ntk_fed.kernel.forming import FormingError, forming_error
@@ -40,7 +41,7 @@ def gram(
     out: str | os.PathLike[str] | None = None,
     progress: bool = False,
     select: Sequence[int] | None = None,
-    processes: int = 1,
+    processes: int | Executor = 1,
     with_error: bool = False,
 ) -> Any:
     r"""Gram matrix of the empirical tangent kernel, :math:`J(x)\,J(x_2)^\top`.
@@ -66,8 +67,9 @@ def gram(
         progress: show a progress bar, with the time left.
         select: outputs to look at, counted from 0; ``None`` is all. What is left out
             is not computed.
-        processes: worker processes for the blocks, with one torch thread each. The
-            result has the bits of the same blocks in one process with one thread.
+        processes: worker processes for the blocks, with one torch thread each, or an
+            executor (``ntk_fed.executor``: a cluster, say). The result has the bits of
+            the same blocks in one process with one thread.
         with_error: give a :class:`FormingError` too, how far the result may be from the
             kernel meant; for one point set, one parameter set, and ``"trace"`` or
             ``"full"``. Its ``bound`` is what :func:`smallest_eigenvalue` takes as
@@ -99,7 +101,11 @@ def gram(
         tensor([[4., 4.],
                 [4., 4.]])
     """
-    check_request(model, outputs, engine, processes, memory)
+    count = processes.workers if isinstance(processes, Executor) else processes
+    check_request(model, outputs, engine, count, memory)
+    where = processes if isinstance(processes, Executor) else None
+    if where is None and count > 1:
+        where = Processes(count)
     if select is not None:
         model = Selected(model, select)
     symmetric = x2 is None and params2 is None
@@ -133,17 +139,17 @@ def gram(
         symmetric=symmetric,
         on_disk=out is not None,
         kernels=len(left.params) if by_layer else 1,
-        processes=processes,
+        processes=count,
     )
     job = Job(left, right, plan, outputs, symmetric, by_layer)
     tiles = None
     if out is not None:
         tiles = _file(out, job, select)
         job.plan = dataclasses.replace(plan, block=tiles.block)
-    if processes > 1:
+    if where is not None:
         blas.library(next(iter(left.params.values())).dtype)
         job.libraries = blas.chosen()
-    found = assemble(job, progress=progress, tiles=tiles, processes=processes)
+    found = assemble(job, progress=progress, tiles=tiles, executor=where)
     if with_error:
         return found[""], _error(job, found[""])
     return found if by_layer else found[""]

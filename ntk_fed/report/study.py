@@ -142,7 +142,8 @@ def read(folder: str | os.PathLike[str]) -> Study:
         raise _damaged(path, error) from error
     _check_columns(path, "rows", rows, _ROWS)
     _check_columns(path, "conditions.parquet", conditions, _CONDITIONS)
-    keys = ["run", *(key for key in spec.get("grid", {}) if key in rows)]
+    swept = [*spec.get("grid", {}), *spec.get("random", {})]
+    keys = ["run", *(key for key in swept if key in rows)]
     rows = _labelled(path, rows, spec, about)
     conditions = _labelled(path, conditions, spec, about)
     keys = list(dict.fromkeys(["run", "width", "seed", *keys]))

@@ -1,6 +1,6 @@
 """The numbers of a study that sentences and tables are made of: one row per run.
 
-Floor 9: imports ``report.study`` and ``studies.scaling``.
+Floor 9: imports ``report.study`` and ``scaling``.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import numpy as np
 
 from ntk_fed.report.study import Column, Frame, Study
 from ntk_fed.report.words import signed
-from ntk_fed.studies.scaling import PowerLaw, power_law
+from ntk_fed.scaling.powerlaw import PowerLaw, power_law
 
 EIGENVALUE_CONDITION = "λ_min(H(0)) against ¾ λ0"
 _START = "kernel smallest eigenvalue at the start"

@@ -29,7 +29,7 @@ from ntk_fed.report.summary import (
     verdict_on,
 )
 from ntk_fed.report.words import counted, number, percent, signed, span
-from ntk_fed.studies.scaling import PowerLaw
+from ntk_fed.scaling.powerlaw import PowerLaw
 
 
 def prediction_error(study: Study, table: Frame) -> list[Drawing]:

@@ -1,6 +1,21 @@
 """From a specification to rows, over a grid that survives a crash."""
 
-from ntk_fed.studies.run import Result, run, run_study
-from ntk_fed.studies.spec import RunSpec, StudySpec, read_study
+from ntk_fed.studies.cost import forecast
+from ntk_fed.studies.run import Result, run
+from ntk_fed.studies.spec import RunSpec
+from ntk_fed.studies.store import Store
+from ntk_fed.studies.study import StudySpec, read_study
+from ntk_fed.studies.sweep import Progress, failures, run_study
 
-__all__ = ["Result", "RunSpec", "StudySpec", "read_study", "run", "run_study"]
+__all__ = [
+    "Progress",
+    "Result",
+    "RunSpec",
+    "Store",
+    "StudySpec",
+    "failures",
+    "forecast",
+    "read_study",
+    "run",
+    "run_study",
+]

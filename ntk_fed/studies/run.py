@@ -1,4 +1,4 @@
-"""One run from its specification, and a grid of runs that survives a crash.
+"""One run from its specification.
 
 Floor 8.
 """
@@ -7,20 +7,18 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 
-from ntk_fed import checks, executor, records
+from ntk_fed import checks, records
 from ntk_fed.errors import RunFolderError
 from ntk_fed.records import Row, enclosed
 from ntk_fed.simulate import History, simulate
 from ntk_fed.start import Start, measure
 from ntk_fed.studies.build import model_of, observers_of, partition_of
-from ntk_fed.studies.spec import RunSpec, StudySpec
+from ntk_fed.studies.spec import RunSpec
 from ntk_fed.theory import TheoremCheck, du2019
 
 
@@ -95,7 +93,7 @@ def run(
 def _claim(out: Path, spec: RunSpec) -> None:
     """Take a folder for this run, or refuse one that holds anything else."""
     path = out / "spec.toml"
-    wanted = {"run": _written(spec)}
+    wanted = {"run": spec.written()}
     if path.exists():
         found = records.read_toml(path).get("run")
         if not isinstance(found, dict):
@@ -179,84 +177,3 @@ def _write(result: Result, spec: RunSpec, out: Path, seconds: float) -> None:
     about = records.provenance(seconds=round(seconds, 3), key=spec.key)
     records.write_json(out / "provenance.json", about)
     records.write_json(out / "done.json", {"key": spec.key})
-
-
-def _written(spec: RunSpec) -> dict[str, Any]:
-    """The specification with its defaults; nulls left out, paths of machines too."""
-    values = records.plain(spec) | {"data_root": None}
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def run_in_folder(spec: RunSpec, folder: str) -> str:
-    """A run for the executor: skipped when it is done already."""
-    if not (Path(folder) / "done.json").exists():
-        run(spec, out=folder)
-    return spec.key
-
-
-def run_study(
-    study: StudySpec,
-    out: str | os.PathLike[str],
-    *,
-    report: Callable[[str], None] = lambda line: None,
-) -> Path:
-    """Every run of a study, finished ones skipped, and their rows merged.
-
-    Args:
-        study: the grid.
-        out: study folder: ``runs/KEY/`` for each run, merged tables beside them.
-        report: called with a line about each finished run.
-
-    Raises:
-        RunFolderError: ``out`` cannot be written.
-    """
-    began = time.monotonic()
-    folder = records.prepare(out)
-    specs = study.runs()
-    order = sorted(specs, key=lambda s: -s.width * s.rounds * s.local_steps)
-    tasks = [(spec, str(folder / "runs" / spec.key)) for spec in order]
-    new = not all((Path(own) / "done.json").exists() for _, own in tasks)
-    results = executor.run(run_in_folder, tasks, processes=study.processes)
-    for count, (index, _) in enumerate(results, start=1):
-        swept = {name: getattr(order[index], name) for name in study.grid}
-        words = ", ".join(f"{name} {value}" for name, value in swept.items())
-        seconds = time.monotonic() - began
-        report(f"run {count} of {len(order)} done ({words}) after {seconds:.0f} s")
-    _merge(study, specs, folder)
-    if new or not (folder / "provenance.json").exists():  # of what ran, not of a look
-        seconds = round(time.monotonic() - began, 3)
-        about = records.provenance(seconds=seconds)
-        records.write_json(folder / "provenance.json", about)
-    return folder
-
-
-def _merge(study: StudySpec, specs: list[RunSpec], folder: Path) -> None:
-    """One table of all runs' rows, and one of their conditions."""
-    rows, conditions = [], []
-    for spec in specs:
-        own = folder / "runs" / spec.key
-        swept = {name: getattr(spec, name) for name in study.grid}
-        for table, found in (
-            (rows, pd.read_parquet(own / "rows" / "rows.parquet")),
-            (conditions, pd.read_parquet(own / "conditions.parquet")),
-        ):
-            labels = {"run": spec.key, **swept}
-            front = pd.DataFrame(labels, index=found.index)
-            table.append(pd.concat([front, found], axis=1))
-        spectra = records.read_arrays(own / "arrays" / "spectra.npz")
-        records.write_arrays(folder / "arrays" / f"{spec.key}.npz", spectra)
-    merged = pd.concat(rows, ignore_index=True)
-    records.write_table(folder / "rows" / "rows.parquet", merged)
-    merged = pd.concat(conditions, ignore_index=True)
-    records.write_table(folder / "conditions.parquet", merged)
-    records.write_toml(
-        folder / "spec.toml",
-        {
-            "title": study.title,
-            "processes": study.processes,
-            "run": {
-                k: v for k, v in _written(study.base).items() if k not in study.grid
-            },
-            "grid": study.grid,
-        },
-    )

@@ -1,4 +1,4 @@
-"""What a run is, complete and in plain values; and a grid of them.
+"""What a run is, complete and in plain values.
 
 Floor 8. A specification comes from a TOML file or a command line; unknown keys and
 wrong types are refused with the nearest right name.
@@ -6,13 +6,11 @@ wrong types are refused with the nearest right name.
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import math
 import types
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ntk_fed import records
@@ -116,6 +114,11 @@ class RunSpec:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
 
+    def written(self) -> dict[str, Any]:
+        """For a file: defaults too, nulls and paths of machines left out."""
+        values = records.plain(self) | {"data_root": None}
+        return {key: value for key, value in values.items() if value is not None}
+
     @property
     def key(self) -> str:
         """Identity of the run: a hash of the complete specification.
@@ -127,69 +130,7 @@ class RunSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@dataclasses.dataclass(frozen=True)
-class StudySpec:
-    """A grid of runs.
-
-    Attributes:
-        title: one line for the report.
-        base: what all runs share.
-        grid: field of :class:`RunSpec` -> the values it takes.
-        processes: runs at a time, one torch thread each.
-    """
-
-    title: str
-    base: RunSpec
-    grid: dict[str, list[Any]]
-    processes: int = 2
-
-    def runs(self) -> list[RunSpec]:
-        """Every combination, in the order of the grid."""
-        names = list(self.grid)
-        return [
-            dataclasses.replace(self.base, **dict(zip(names, values, strict=True)))
-            for values in itertools.product(*self.grid.values())
-        ]
-
-
-def read_study(path: Path) -> StudySpec:
-    """A study from its TOML file, with tables ``[run]`` and ``[grid]``.
-
-    Raises:
-        UnknownNameError: a key that means nothing, with the nearest that does.
-        ValueError: a value of a wrong type, or an empty grid.
-        RunFolderError: the file cannot be read.
-    """
-    content = records.read_toml(path)
-    _check_keys(path.name, content, ("title", "processes", "run", "grid"))
-    names = tuple(field.name for field in dataclasses.fields(RunSpec))
-    run, grid = content.get("run", {}), content.get("grid", {})
-    _check_keys("[run]", run, names)
-    _check_keys("[grid]", grid, names)
-    _check_types(run)
-    for name, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise ValueError(f"[grid] {name} must be a list of values, got {values!r}.")
-        if name in run:
-            raise ValueError(f"{name} stands in [run] and in [grid]. Keep one.")
-        for value in values:
-            _check_types({name: value})
-    study = StudySpec(
-        content.get("title", path.parent.name),
-        RunSpec(**run),
-        grid,
-        content.get("processes", 2),
-    )
-    study.runs()  # every value is checked before the first run starts
-    return study
-
-
-def _check_keys(place: str, found: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    for key in found:
-        require_known(f"key in {place}", key, known)
-
-
-def _check_types(found: Mapping[str, Any]) -> None:
+def check_types(found: Mapping[str, Any]) -> None:
     """Refuse values a field of :class:`RunSpec` cannot have; an int is a float."""
     for field in dataclasses.fields(RunSpec):
         if field.name not in found:

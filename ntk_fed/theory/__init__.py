@@ -19,10 +19,11 @@ from ntk_fed.theory import (
     twophases,
     zhu2024,
 )
-from ntk_fed.theory.condition import Condition, TheoremCheck
+from ntk_fed.theory.condition import Condition, Stated, TheoremCheck
 
 __all__ = [
     "Condition",
+    "Stated",
     "TheoremCheck",
     "arora2019",
     "collins2022",

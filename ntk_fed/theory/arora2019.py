@@ -19,10 +19,11 @@ from jaxtyping import Float, Int
 
 from ntk_fed.errors import NonFiniteError
 from ntk_fed.measured import Enclosure, estimate, exact, monotone, ratio
-from ntk_fed.theory.condition import Condition, TheoremCheck
+from ntk_fed.theory.condition import Condition, Stated, TheoremCheck
 
 SOURCE = "Arora, Du, Hu, Li, Wang (2019), arXiv:1901.08584"
 STATUS = "recalled"
+_condition = Stated(SOURCE, STATUS)
 _OURS = "the paper hides a constant; 1 is ours"
 _EPS = float(np.finfo(float).eps)
 
@@ -209,13 +210,12 @@ def _hypotheses(
 ) -> list[Condition]:
     step = found.step_size / found.n
     return [
-        _condition(
-            "network is the theorem's, inputs on the sphere",
-            exact(float(found.is_two_layer)), ">=", exact(1.0),
+        _condition.yes(
+            "network is the theorem's, inputs on the sphere", found.is_two_layer
         ),
-        _condition(
+        _condition.yes(
             "algorithm is gradient descent (K = 1, weights n_i/n, server step 1)",
-            exact(float(found.is_gradient_descent)), ">=", exact(1.0),
+            found.is_gradient_descent,
         ),
         _condition("λ0 of the limit kernel", found.lambda0, ">", exact(0.0)),
         _condition(
@@ -229,14 +229,3 @@ def _hypotheses(
             constants.get("step size limit"), "sum", _OURS,
         ),
     ]  # fmt: skip
-
-
-def _condition(
-    name: str,
-    left: Enclosure | None,
-    relation: str,
-    right: Enclosure | None,
-    form: str = "",
-    note: str = "",
-) -> Condition:
-    return Condition(name, left, relation, right, form, STATUS, SOURCE, note)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ntk_fed.measured import Enclosure, Verdict, compare
+from ntk_fed.measured import Enclosure, Verdict, compare, exact
 
 STATUSES = ("full text", "abstract", "recalled", "derived")
+FORMS = ("mean", "sum", "")
 WORDING = {
     "full text": "the paper's own text",
     "abstract": "as the abstract states",
@@ -45,9 +46,10 @@ class Condition:
     note: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a status that is not one of the four."""
-        if self.status not in STATUSES:
-            raise ValueError(f"status must be one of {STATUSES}, got {self.status!r}.")
+        """Refuse a status that is not one of the four, a form not one of the three."""
+        for name, known in (("status", STATUSES), ("form", FORMS)):
+            if (given := getattr(self, name)) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {given!r}.")
 
     @property
     def verdict(self) -> Verdict:
@@ -69,6 +71,42 @@ class Condition:
             return math.nan
         margin = math.log10(left) - math.log10(right)
         return margin if self.relation.startswith(">") else -margin
+
+
+@dataclasses.dataclass(frozen=True)
+class Stated:
+    """Makes the conditions of one statement, so that a module names its source once.
+
+    Attributes:
+        source: author, year, number of the statement.
+        status: how well the statement is known, one of ``STATUSES``.
+        form: loss convention of the conditions that name none.
+    """
+
+    source: str
+    status: str
+    form: str = ""
+
+    def __call__(
+        self,
+        name: str,
+        left: Enclosure | None,
+        relation: str,
+        right: Enclosure | None,
+        form: str | None = None,
+        note: str = "",
+    ) -> Condition:
+        """A condition of this statement; arguments as of :class:`Condition`."""
+        own = self.form if form is None else form
+        return Condition(
+            name, left, relation, right, own, self.status, self.source, note
+        )
+
+    def yes(
+        self, name: str, is_so: bool, form: str | None = None, note: str = ""
+    ) -> Condition:
+        """A question with a known answer: 1 or 0 against 1."""
+        return self(name, exact(float(is_so)), ">=", exact(1.0), form, note)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ntk_fed.measured import Enclosure, estimate, exact, monotone
-from ntk_fed.theory.condition import Condition, TheoremCheck
+from ntk_fed.theory.condition import Condition, Stated, TheoremCheck
 
 SOURCE = "Du, Zhai, Poczos, Singh (2019), arXiv:1810.02054"
 STATUS = "recalled"
+_condition = Stated(SOURCE, STATUS)
 _OURS = "the paper hides a constant; 1 is ours"
 
 
@@ -172,17 +173,12 @@ def _at_start(found: Measurements, constants: dict[str, Enclosure]) -> list[Cond
     most = None if lambda0 is None else lambda0.scaled(0.75)
     width = exact(float(found.width))
     return [
-        _condition(
-            "network is the theorem's, inputs on the sphere",
-            exact(float(found.is_two_layer)),
-            ">=",
-            exact(1.0),
+        _condition.yes(
+            "network is the theorem's, inputs on the sphere", found.is_two_layer
         ),
-        _condition(
+        _condition.yes(
             "algorithm is gradient descent (K = 1, weights n_i/n, server step 1)",
-            exact(float(found.is_gradient_descent)),
-            ">=",
-            exact(1.0),
+            found.is_gradient_descent,
         ),
         _condition("λ0 of the limit kernel", lambda0, ">", exact(0.0)),
         _condition("‖H(0) − H∞‖₂ against λ0/4", found.distance, "<=", quarter),
@@ -229,14 +225,3 @@ def _along_run(found: Measurements, constants: dict[str, Enclosure]) -> list[Con
             found.smallest_along, ">", half,
         ),
     ]  # fmt: skip
-
-
-def _condition(
-    name: str,
-    left: Enclosure | None,
-    relation: str,
-    right: Enclosure | None,
-    form: str = "",
-    note: str = "",
-) -> Condition:
-    return Condition(name, left, relation, right, form, STATUS, SOURCE, note)

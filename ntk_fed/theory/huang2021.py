@@ -19,10 +19,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ntk_fed.measured import Enclosure, estimate, exact, monotone
-from ntk_fed.theory.condition import Condition, TheoremCheck
+from ntk_fed.theory.condition import Condition, Stated, TheoremCheck
 
 SOURCE = "Huang, Li, Song, Yang (2021), arXiv:2105.05001"
 STATUS = "recalled"
+_condition = Stated(SOURCE, STATUS)
 _OURS = "the paper hides a constant; 1 is ours"
 _EPS = float(np.finfo(float).eps)
 
@@ -236,13 +237,12 @@ def _hypotheses(
 ) -> list[Condition]:
     local = constants.get("local step size")
     return [
-        _condition(
-            "network is the theorem's, inputs on the sphere",
-            exact(float(found.is_two_layer)), ">=", exact(1.0),
+        _condition.yes(
+            "network is the theorem's, inputs on the sphere", found.is_two_layer
         ),
-        _condition(
+        _condition.yes(
             "algorithm is the theorem's (one step size on sums, uniform average)",
-            exact(float(local is not None)), ">=", exact(1.0), "sum",
+            local is not None, "sum",
             "" if local is not None else
             "needs equal clients that hold all samples, or K = 1 and weights n_i/n",
         ),
@@ -260,14 +260,3 @@ def _hypotheses(
             exact(found.server_step_size), "<=", exact(1.0), "", _OURS,
         ),
     ]  # fmt: skip
-
-
-def _condition(
-    name: str,
-    left: Enclosure | None,
-    relation: str,
-    right: Enclosure | None,
-    form: str = "",
-    note: str = "",
-) -> Condition:
-    return Condition(name, left, relation, right, form, STATUS, SOURCE, note)

@@ -24,11 +24,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ntk_fed.measured import Enclosure, exact, monotone
-from ntk_fed.theory.condition import Condition, TheoremCheck
+from ntk_fed.theory.condition import Condition, Stated, TheoremCheck
 from ntk_fed.theory.slopes import loglog_slope
 
 SOURCE = "Jian, Liu (2025), arXiv:2508.12576"
 STATUS = "recalled"
+_condition = Stated(SOURCE, STATUS)
 EXPECTED_SLOPE = -0.5
 
 
@@ -249,31 +250,15 @@ def _constants(found: Measurements) -> dict[str, Enclosure]:
 def _hypotheses(
     found: Measurements, constants: dict[str, Enclosure]
 ) -> list[Condition]:
-    one = exact(1.0)
     return [
-        _condition(
+        _condition.yes(
             "algorithm is FedAvg (squared loss, full batches, all clients)",
-            exact(float(found.is_fedavg)), ">=", one, "mean",
+            found.is_fedavg, "mean",
         ),
-        _condition(
-            "inputs of norm at most 1", exact(float(found.inputs_bounded)), ">=", one
-        ),
-        _condition(
-            "λ_min of Θ", constants.get("λ_min of Θ"), ">", exact(0.0),
-        ),
+        _condition.yes("inputs of norm at most 1", found.inputs_bounded),
+        _condition("λ_min of Θ", constants.get("λ_min of Θ"), ">", exact(0.0)),
         _condition(
             "q = 1 − eta_0 K λ_min/(3n) + (eta_0² K² C⁴/2) e^{eta_0 K C²}",
-            constants.get("q"), "<", one, "mean",
+            constants.get("q"), "<", exact(1.0), "mean",
         ),
     ]  # fmt: skip
-
-
-def _condition(
-    name: str,
-    left: Enclosure | None,
-    relation: str,
-    right: Enclosure | None,
-    form: str = "",
-    note: str = "",
-) -> Condition:
-    return Condition(name, left, relation, right, form, STATUS, SOURCE, note)

@@ -4,10 +4,11 @@ Floor 6: numbers in, numbers out. Derived in this project.
 """
 
 from ntk_fed.measured import Enclosure, estimate, exact
-from ntk_fed.theory.condition import Condition, TheoremCheck
+from ntk_fed.theory.condition import Stated, TheoremCheck
 
 SOURCE = "the federated tangent kernel"
 STATUS = "derived"
+_condition = Stated(SOURCE, STATUS, "mean")
 
 
 def check(
@@ -48,15 +49,10 @@ def check(
         SOURCE,
         STATUS,
         [
+            _condition.yes("P positive definite where clients hold samples", definite),
+            _condition("λ_min(P^½ΘP^½)", smallest, ">", exact(0.0)),
             _condition(
-                "P positive definite where clients hold samples",
-                exact(float(definite)),
-                ">=",
-                1.0,
-            ),
-            _condition("λ_min(P^½ΘP^½)", smallest, ">", 0.0),
-            _condition(
-                "η_g λ_max(P^½ΘP^½)", largest.scaled(server_step_size), "<", 2.0
+                "η_g λ_max(P^½ΘP^½)", largest.scaled(server_step_size), "<", exact(2.0)
             ),
         ],
         constants,
@@ -64,13 +60,7 @@ def check(
             "‖P^½ r_t‖ / (ρ^t ‖P^½ r_0‖), worst along the run",
             worst_ratio,
             "<=",
-            1.0,
-            "exact for the linearised network; the network itself may exceed 1",
+            exact(1.0),
+            note="exact for the linearised network; the network itself may exceed 1",
         ),
     )
-
-
-def _condition(
-    name: str, left: Enclosure | None, relation: str, right: float, note: str = ""
-) -> Condition:
-    return Condition(name, left, relation, exact(right), "mean", STATUS, SOURCE, note)

@@ -17,11 +17,12 @@ import numpy as np
 from jaxtyping import Float
 
 from ntk_fed.measured import Enclosure, exact
-from ntk_fed.theory.condition import Condition, TheoremCheck
+from ntk_fed.theory.condition import Condition, Stated, TheoremCheck
 from ntk_fed.theory.pyramid import Start, divided, furthest
 
 SOURCE = "Nguyen, Mondelli (2020), arXiv:2002.07867, derived again"
 STATUS = "derived"
+_condition = Stated(SOURCE, STATUS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +159,8 @@ class Measurements:
         is_gradient_descent: one full-batch step, weights n_i/n, server step 1?
         start: numbers of the network at the start.
         smoothness: Q, of ``Φ`` on the region, in sum form.
-        displacements: largest ``‖W_l − W_l⁰‖_F`` along the run.
+        displacements: largest ``‖W_l − W_l⁰‖_F`` of the average along the run; no
+            upper bound where a round was not seen.
         worst_ratio: largest loss over promised loss along the run.
     """
 
@@ -169,7 +171,7 @@ class Measurements:
     is_gradient_descent: bool
     start: Start | None = None
     smoothness: Enclosure | None = None
-    displacements: tuple[float, ...] | None = None
+    displacements: tuple[Enclosure, ...] | None = None
     worst_ratio: Enclosure | None = None
 
 
@@ -188,14 +190,14 @@ def check(found: Measurements) -> TheoremCheck:
         STATUS,
         [
             _condition("layers", exact(float(len(found.widths))), ">=", exact(3.0)),
-            *shape(found.n, found.widths, SOURCE, STATUS),
-            _condition(
+            *shape(found.n, found.widths, _condition),
+            _condition.yes(
                 "algorithm is gradient descent (K = 1, weights n_i/n, server step 1)",
-                exact(float(found.is_gradient_descent)), ">=", exact(1.0),
+                found.is_gradient_descent,
             ),
-            *inequalities(asked, SOURCE),
+            *inequalities(asked, _condition),
             _step_size(found),
-            *inside(found.start, found.displacements, SOURCE),
+            *inside(found.start, found.displacements, _condition),
         ],
         constants(found.start),
         _condition(
@@ -211,7 +213,7 @@ def check(found: Measurements) -> TheoremCheck:
 
 
 def shape(
-    n: int, widths: tuple[int, ...], source: str, status: str, *, first: int = 2
+    n: int, widths: tuple[int, ...], stated: Stated, *, first: int = 2
 ) -> list[Condition]:
     """One wide layer, and widths that do not increase from layer ``first`` on."""
     widest = growth = None
@@ -222,40 +224,49 @@ def shape(
         ]
         growth = exact(max(steps, default=0.0))
     return [
-        Condition(
+        stated(
             "width of the first layer against the number of samples",
-            widest, ">=", exact(float(n)), "", status, source,
+            widest, ">=", exact(float(n)), "",
         ),
-        Condition(
+        stated(
             f"largest growth of a width from layer {first} on",
-            growth, "<=", exact(1.0), "", status, source,
+            growth, "<=", exact(1.0), "",
         ),
     ]  # fmt: skip
 
 
-def inequalities(asked: Conditions | None, source: str) -> list[Condition]:
+def inequalities(asked: Conditions | None, stated: Stated) -> list[Condition]:
     """N1 and N2."""
     sides = (None,) * 4
     if asked is not None:
         sides = (asked.left1, asked.right1, asked.left2, asked.right2)
     return [
-        Condition("N1: λ_F²", sides[0], ">=", sides[1], "sum", STATUS, source),
-        Condition("N2: λ_F³", sides[2], ">=", sides[3], "sum", STATUS, source),
+        stated("N1: λ_F²", sides[0], ">=", sides[1], "sum"),
+        stated("N2: λ_F³", sides[2], ">=", sides[3], "sum"),
     ]
 
 
 def inside(
-    start: Start | None, moved: tuple[float, ...] | None, source: str
+    start: Start | None, moved: tuple[Enclosure, ...] | None, stated: Stated
 ) -> list[Condition]:
-    """Did the run stay in the region? Nothing where that was not measured."""
+    """Did the averages stay in the region? Nothing where that was not measured."""
     if start is None or moved is None:
         return []
-    ratio = furthest(moved, start.radii)
+    ends = ([getattr(one, end) for one in moved] for end in ("value", "lower", "upper"))
     # A norm of differences of float64 weights is far inside 1e-12 of itself; the radii
     # carry the error of the start.
-    left = _within(ratio, start.error + 1e-12, 2)
-    name = "‖W_l − W_l⁰‖_F / R_l, largest along the run"
-    return [Condition(name, left, "<=", exact(1.0), "", STATUS, source)]
+    value, low, high = (
+        _within(furthest(end, start.radii), start.error + 1e-12, 2) for end in ends
+    )
+    left = dataclasses.replace(value, lower=low.lower, upper=high.upper)
+    unseen = any(math.isinf(one.upper) for one in moved)
+    return [
+        stated(
+            "‖W_l − W_l⁰‖_F / R_l of the average, largest along the run",
+            left, "<=", exact(1.0), "",
+            "not every round was seen" if unseen else "",
+        )
+    ]  # fmt: skip
 
 
 def constants(start: Start | None) -> dict[str, Enclosure]:
@@ -287,14 +298,3 @@ def _within(value: float, error: float, powers: int) -> Enclosure:
         return Enclosure(value, 0.0, math.inf, method="lost in rounding")
     factor = (1 - error) ** powers
     return Enclosure(value, value * factor, value / factor, method="rounding")
-
-
-def _condition(
-    name: str,
-    left: Enclosure | None,
-    relation: str,
-    right: Enclosure | None,
-    form: str = "",
-    note: str = "",
-) -> Condition:
-    return Condition(name, left, relation, right, form, STATUS, SOURCE, note)

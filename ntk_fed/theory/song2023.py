@@ -28,11 +28,13 @@ import numpy as np
 
 from ntk_fed.measured import Enclosure, exact
 from ntk_fed.theory import nguyen2020
-from ntk_fed.theory.condition import Condition, TheoremCheck
+from ntk_fed.theory.condition import Condition, Stated, TheoremCheck
 from ntk_fed.theory.pyramid import Start, divided
 
 SOURCE = "Song et al. (2023), PMLR 202:32304"
 OURS = "derived in this project, in the setting of Song et al. (2023)"
+_abstract = Stated(SOURCE, "abstract", "mean")
+_derived = Stated(OURS, "derived", "mean")
 _ALMOST = "what counts as almost zero is ours; the abstract names no number"
 _SAMPLED = "S was sampled: consistent at the value found, which certifies nothing"
 _RELU = "the gradient is not Lipschitz (ReLU, say), so that no S exists"
@@ -125,7 +127,8 @@ class Measurements:
             Sampled: unbounded above.
         jacobian: J; a priori on the region, a posteriori at the averages.
         pl: a posteriori: μ, smallest ``λ_min(D^½ΘD^½)`` at the averages.
-        displacements: a priori: largest ``‖W_l − W_l⁰‖_F`` of any iterate.
+        displacements: a priori: largest ``‖W_l − W_l⁰‖_F`` of the average along the
+            run; no upper bound where a round was not seen.
         worst_ratio: see :func:`worst_ratio`.
         last_over_first: loss at the end over the loss at the start.
         worst_round: largest loss over the loss one round before.
@@ -144,7 +147,7 @@ class Measurements:
     smoothness: Enclosure | None = None
     jacobian: Enclosure | None = None
     pl: Enclosure | None = None
-    displacements: tuple[float, ...] | None = None
+    displacements: tuple[Enclosure, ...] | None = None
     worst_ratio: Enclosure | None = None
     last_over_first: Enclosure | None = None
     worst_round: Enclosure | None = None
@@ -163,14 +166,13 @@ def check(found: Measurements) -> TheoremCheck:
         SOURCE,
         "abstract",
         [
-            *nguyen2020.shape(n, found.widths, SOURCE, "abstract", first=1),
-            _fedavg(found, SOURCE, "abstract"),
+            *nguyen2020.shape(n, found.widths, _abstract, first=1),
+            _fedavg(found, _abstract),
         ],
         measured,
-        Condition(
+        _abstract(
             "loss at the end / loss at the start",
-            found.last_over_first, "<=", exact(found.almost_zero),
-            "mean", "abstract", SOURCE, _ALMOST,
+            found.last_over_first, "<=", exact(found.almost_zero), note=_ALMOST,
         ),
         why_not="" if found.is_pyramid else "the network is no pyramid of dense layers",
     )  # fmt: skip
@@ -195,12 +197,12 @@ def check_a_priori(found: Measurements) -> TheoremCheck:
         OURS,
         "derived",
         [
-            *nguyen2020.shape(n, found.widths, OURS, "derived"),
-            _fedavg(found, OURS, "derived"),
-            _derived("weights are n_i/n", exact(float(default)), ">=", exact(1.0)),
-            *nguyen2020.inequalities(asked, OURS),
+            *nguyen2020.shape(n, found.widths, _derived),
+            _fedavg(found, _derived),
+            _derived.yes("weights are n_i/n", default),
+            *nguyen2020.inequalities(asked, _derived),
             *_step_size(found, pl, spread(found.sizes)),
-            *nguyen2020.inside(found.start, found.displacements, OURS),
+            *nguyen2020.inside(found.start, found.displacements, _derived),
         ],
         nguyen2020.constants(found.start) | _constants(found, pl),
         _promise(found),
@@ -222,7 +224,7 @@ def check_a_posteriori(found: Measurements) -> TheoremCheck:
         OURS,
         "derived",
         [
-            _fedavg(found, OURS, "derived"),
+            _fedavg(found, _derived),
             *_step_size(found, found.pl, spread(found.sizes, found.weights)),
         ],
         _constants(found, found.pl),
@@ -231,12 +233,11 @@ def check_a_posteriori(found: Measurements) -> TheoremCheck:
     )
 
 
-def _fedavg(found: Measurements, source: str, status: str) -> Condition:
-    name = (
-        "algorithm is FedAvg (squared loss, full batches, all clients, server step 1)"
+def _fedavg(found: Measurements, stated: Stated) -> Condition:
+    return stated.yes(
+        "algorithm is FedAvg (squared loss, full batches, all clients, server step 1)",
+        found.is_fedavg,
     )
-    here = exact(float(found.is_fedavg))
-    return Condition(name, here, ">=", exact(1.0), "mean", status, source)
 
 
 def _step_size(
@@ -266,7 +267,7 @@ def _step_size(
     for name, limit in zip(names, limits, strict=True):
         fits = sampled and limit is not None and product <= limit.value
         note = _SAMPLED if fits else ""
-        asked.append(_derived(f"eta K against {name}", left, "<=", limit, note))
+        asked.append(_derived(f"eta K against {name}", left, "<=", limit, note=note))
     return asked
 
 
@@ -284,13 +285,3 @@ def _constants(found: Measurements, pl: Enclosure | None) -> dict[str, Enclosure
 def _promise(found: Measurements) -> Condition:
     name = "loss / ((1 − eta K μ / 2) loss one round before), worst along the run"
     return _derived(name, found.worst_ratio, "<=", exact(1.0))
-
-
-def _derived(
-    name: str,
-    left: Enclosure | None,
-    relation: str,
-    right: Enclosure | None,
-    note: str = "",
-) -> Condition:
-    return Condition(name, left, relation, right, "mean", "derived", OURS, note)

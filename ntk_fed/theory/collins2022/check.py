@@ -14,9 +14,11 @@ from ntk_fed.theory.collins2022.representation import (
     diversity,
     largest_head,
 )
-from ntk_fed.theory.condition import Condition, TheoremCheck
+from ntk_fed.theory.condition import Stated, TheoremCheck
 
 SOURCE = "Collins, Hassani, Mokhtari, Shakkottai (2022), arXiv:2205.13692"
+_abstract = Stated(SOURCE, "abstract", "mean")
+_derived = Stated(SOURCE, "derived", "mean")
 SMALL = 0.1  # dist from which on the formula is used: what it leaves out is dist²
 # What the formula leaves out of a round's factor: the first step's movement along the
 # mean head. At η = 0.12 and 40 standard normal heads in 5 dimensions it is below this.
@@ -103,9 +105,9 @@ def check(found: Measurements) -> TheoremCheck:
         SOURCE,
         "abstract",
         [
-            _abstract(
+            _abstract.yes(
                 "algorithm is FedAvg: full batches, all clients, uniform averages",
-                exact(float(found.is_plain)), ">=", exact(1.0),
+                found.is_plain,
             ),
             _abstract(
                 "local steps", exact(float(found.local_steps)), ">=", exact(2.0)
@@ -116,24 +118,25 @@ def check(found: Measurements) -> TheoremCheck:
             _derived("η² ‖w_{*,i}‖², largest", largest, "<", exact(2.0)),
             _abstract(
                 "start: ‖η B_0ᵀB_0 − I‖₂ and ‖w_0‖",
-                _small(found.start_gap), "<=", exact(ROUNDING), "0 but for rounding",
+                _small(found.start_gap), "<=", exact(ROUNDING),
+                note="0 but for rounding",
             ),
             _abstract(
                 "population loss: ‖X_iᵀX_i/n_i − I‖₂, largest",
                 _small(found.covariance_gap), "<=", exact(ROUNDING),
-                "0 but for rounding; sampled inputs have a gap of about √(d/n_i)",
+                note="0 but for rounding; sampled inputs have a gap of about √(d/n_i)",
             ),
             _derived(
                 "dist where the last half of the run begins", late, "<=", exact(SMALL),
-                "the rate is that of dist ≪ 1; 0.1 is ours",
+                note="the rate is that of dist ≪ 1; 0.1 is ours",
             ),
         ],
         constants,
         _derived(
             "contraction of dist per round, last half of the run",
             left, "<", right,
-            "against the formula plus 0.001 for what it leaves out, 1 at most; a run "
-            "that ends above its start is taken as a whole",
+            note="against the formula plus 0.001 for what it leaves out, 1 at most; a "
+            "run that ends above its start is taken as a whole",
         ),
         why_not=""
         if found.is_representation
@@ -153,23 +156,3 @@ def _late(seen: Float[np.ndarray, " s"]) -> Float[np.ndarray, " l"]:
 
 def _small(gap: float | None) -> Enclosure | None:
     return None if gap is None else exact(gap)
-
-
-def _abstract(
-    name: str,
-    left: Enclosure | None,
-    relation: str,
-    right: Enclosure | None,
-    note: str = "",
-) -> Condition:
-    return Condition(name, left, relation, right, "mean", "abstract", SOURCE, note)
-
-
-def _derived(
-    name: str,
-    left: Enclosure | None,
-    relation: str,
-    right: Enclosure | None,
-    note: str = "",
-) -> Condition:
-    return Condition(name, left, relation, right, "mean", "derived", SOURCE, note)

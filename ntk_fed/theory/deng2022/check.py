@@ -14,12 +14,13 @@ from jaxtyping import Float
 
 from ntk_fed.errors import NonFiniteError
 from ntk_fed.measured import Enclosure, estimate, exact
-from ntk_fed.theory.condition import Condition, TheoremCheck
+from ntk_fed.theory.condition import Condition, Stated, TheoremCheck
 from ntk_fed.theory.deng2022.lemma import Fit
 
 SOURCE = "Deng, Kamani, Mahdavi (2022), arXiv:2107.10868"
 QIN = "as stated in Qin, Etesami, Uribe (2022), arXiv:2201.12719, §1.1"
 STATUS = "recalled"
+_condition = Stated(SOURCE, STATUS)
 _FITTED = "fitted, never assumed"
 _EPS = float(np.finfo(float).eps)
 _ROWS = 512  # of a block of distances
@@ -158,17 +159,10 @@ def check(found: Measurements) -> TheoremCheck:
 
 
 def _hypotheses(found: Measurements) -> list[Condition]:
-    one = exact(1.0)
     return [
-        _condition(
-            "network is a deep ReLU network",
-            exact(float(found.is_deep_relu)), ">=", one,
-        ),
-        _condition(
-            "first and last layers are fixed",
-            exact(float(found.ends_fixed)), ">=", one,
-        ),
-        _condition("inputs of norm 1", exact(float(found.on_sphere)), ">=", one),
+        _condition.yes("network is a deep ReLU network", found.is_deep_relu),
+        _condition.yes("first and last layers are fixed", found.ends_fixed),
+        _condition.yes("inputs of norm 1", found.on_sphere),
         _condition("separation δ of the data", found.separation, ">", exact(0.0)),
         _condition(
             "width against n¹⁶",
@@ -210,14 +204,3 @@ def _conclusion(found: Measurements) -> Condition:
         "log loss, largest deviation from a falling line over its range",
         away, "<=", exact(found.straight_within), "", note,
     )  # fmt: skip
-
-
-def _condition(
-    name: str,
-    left: Enclosure | None,
-    relation: str,
-    right: Enclosure | None,
-    form: str = "",
-    note: str = "",
-) -> Condition:
-    return Condition(name, left, relation, right, form, STATUS, SOURCE, note)

@@ -7,7 +7,7 @@ L, μ and ρ are those of the clients' losses.
 import math
 
 from ntk_fed.measured import Enclosure, exact, monotone
-from ntk_fed.theory.condition import Condition, TheoremCheck
+from ntk_fed.theory.condition import Condition, Stated, TheoremCheck
 from ntk_fed.theory.qin2022.bounds import (
     theorem1_bound,
     theorem2_bound,
@@ -17,6 +17,7 @@ from ntk_fed.theory.qin2022.measurements import ROUNDING, Measurements
 
 SOURCE = "Qin, Etesami, Uribe (2022), arXiv:2201.12719"
 STATUS = "full text"
+_condition = Stated(SOURCE, STATUS, "mean")
 
 
 def theorem1(found: Measurements) -> TheoremCheck:
@@ -40,9 +41,7 @@ def theorem1(found: Measurements) -> TheoremCheck:
         STATUS,
         [
             *_setting(found),
-            _condition(
-                "local steps", exact(float(found.local_steps)), ">=", exact(2.0)
-            ),
+            _local_steps(found),
             _condition("step size against 1/(2L)", exact(found.step_size), "<=", limit),
         ],
         _constants(found, ("smoothness", "similarity", "distance"), bound=bound),
@@ -75,9 +74,7 @@ def theorem2(found: Measurements) -> TheoremCheck:
         STATUS,
         [
             *_setting(found),
-            _condition(
-                "local steps", exact(float(found.local_steps)), ">=", exact(2.0)
-            ),
+            _local_steps(found),
             _condition(
                 "step size against 1/(3KLρ)", exact(found.step_size), "<=", limit
             ),
@@ -193,11 +190,8 @@ def _lemma(
 
 def _setting(found: Measurements) -> list[Condition]:
     return [
-        _condition(
-            "all clients averaged plainly, with weights 1/c",
-            exact(float(found.averages)),
-            ">=",
-            exact(1.0),
+        _condition.yes(
+            "all clients averaged plainly, with weights 1/c", found.averages
         ),
         _condition(
             "least loss of any model, over the loss at the start",
@@ -234,13 +228,3 @@ def _inverse(found: Enclosure | None, factor: float) -> Enclosure | None:
     if found is None or not found.value > 0:
         return None
     return monotone(lambda v: 1 / (factor * v) if v > 0 else math.inf, found)
-
-
-def _condition(
-    name: str,
-    left: Enclosure | None,
-    relation: str,
-    right: Enclosure | None,
-    note: str = "",
-) -> Condition:
-    return Condition(name, left, relation, right, "mean", STATUS, SOURCE, note)

@@ -10,9 +10,11 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from ntk_fed.measured import Enclosure, estimate, exact
-from ntk_fed.theory.condition import Condition, TheoremCheck
+from ntk_fed.theory.condition import Stated, TheoremCheck
 
 SOURCE = "Zhu, Vardhan, Mazumdar (2024), arXiv:2412.07971"
+_derived = Stated(SOURCE, "derived", "mean")
+_abstract = Stated(SOURCE, "abstract", "mean")
 _PLAIN = "algorithm is Local GD: full batches, all clients, plain averages"
 
 
@@ -137,15 +139,15 @@ def check_regression(found: Regression) -> TheoremCheck:
         SOURCE,
         "derived",
         [
-            _derived(_PLAIN, exact(float(found.is_plain)), ">=", exact(1.0)),
+            _derived.yes(_PLAIN, found.is_plain),
             _derived(
                 "misfit of the best model, over what rounding may leave",
                 misfit, "<=", exact(1.0),
-                "labels are consistent as far as float64 can tell",
+                note="labels are consistent as far as float64 can tell",
             ),
             _derived(
                 "η λ_max(X_iᵀX_i)/n_i, largest", largest, "<=", exact(1.0),
-                "beyond it the factor is max |1 − λ|",
+                note="beyond it the factor is max |1 − λ|",
             ),
             _derived("θ_K", found.theta, ">", exact(0.0)),
         ],
@@ -180,17 +182,17 @@ def check_classification(found: Classification) -> TheoremCheck:
         SOURCE,
         "abstract",
         [
-            _abstract(_PLAIN, exact(float(found.is_plain)), ">=", exact(1.0)),
+            _abstract.yes(_PLAIN, found.is_plain),
             _abstract(
                 "margin of all samples", margin, ">", exact(0.0),
-                "a margin below 1e-5 of the shortest sample counts as none",
+                note="a margin below 1e-5 of the shortest sample counts as none",
             ),
         ],
         constants,
         _abstract(
             "1 − cos to the SVM, end of the run against its beginning",
             sides.get("last"), "<", sides.get("first"),
-            "a run shows that it falls, never where to: it falls only with log t",
+            note="a run shows that it falls, never where to: it falls only with log t",
         ),
         why_not=_why_not(
             found.is_linear, found.is_exponential, "the logistic or exponential loss"
@@ -202,23 +204,3 @@ def _why_not(is_linear: bool, has_loss: bool, loss: str) -> str:
     faults = [] if is_linear else ["the network is not linear in its inputs"]
     faults += [] if has_loss else [f"the loss is not {loss}"]
     return " and ".join(faults)
-
-
-def _derived(
-    name: str,
-    left: Enclosure | None,
-    relation: str,
-    right: Enclosure | None,
-    note: str = "",
-) -> Condition:
-    return Condition(name, left, relation, right, "mean", "derived", SOURCE, note)
-
-
-def _abstract(
-    name: str,
-    left: Enclosure | None,
-    relation: str,
-    right: Enclosure | None,
-    note: str = "",
-) -> Condition:
-    return Condition(name, left, relation, right, "mean", "abstract", SOURCE, note)
