@@ -33,8 +33,9 @@ long: $(STAMP) ## the rest of the long tests, of which `make test` has a share
 quick: $(STAMP) ## the tests that take less than ten seconds each
 	$(PYTEST) -m 'not slow and not long' $(ARGS)
 
-torture: $(STAMP) ## a hundred runs killed at random moments; minutes
+torture: $(STAMP) ## runs and studies killed at random moments; half an hour
 	NTK_FED_KILLS=100 $(BIN)/python -m pytest -s tests/test_kill.py $(ARGS)
+	NTK_FED_KILLS=50 $(BIN)/python -m pytest -s tests/test_sweep.py -k random_moments $(ARGS)
 
 check: $(STAMP) ## style and types
 	$(BIN)/ruff check .
