@@ -20,12 +20,18 @@ from torch import Tensor
 
 from ntk_fed import records
 from ntk_fed.data import Partition
+from ntk_fed.errors import NonFiniteError
 from ntk_fed.fedavg import LocalStep, Objective, Round, Stacked
 from ntk_fed.fedavg import rounds as federated_rounds
 from ntk_fed.fedavg.schedules import Schedule
 from ntk_fed.names import definition
 from ntk_fed.observers import Observer
-from ntk_fed.observers.common import check_observers, described_as, rows_of
+from ntk_fed.observers.common import (
+    check_observers,
+    described_as,
+    moment_of,
+    rows_of,
+)
 from ntk_fed.params import Params, complete, copied, frozen_state
 from ntk_fed.records import Row
 from ntk_fed.runfolder import (
@@ -37,6 +43,7 @@ from ntk_fed.runfolder import (
     fingerprint_of,
 )
 
+OUT_OF_RANGE = "out of range"
 _NOT_IN_SPEC = ("model", "partition", "params", "first", "anchor")
 
 
@@ -91,9 +98,16 @@ def simulate(
         params: starting parameters; names left out are the model's own.
         options: further options of :func:`ntk_fed.fedavg.rounds`.
 
+    Returns:
+        The rows, the last finite parameters, and how it ended. A run stops as diverged
+        when parameters are no longer finite. Before that an observer's own numbers may
+        leave the floats (outputs, a kernel): its rows of that moment are then NaN with
+        infinite ends and status "out of range", with a warning, and the run goes on as
+        if it were not watched. An observer that fails at the start is an error.
+
     Raises:
         RunFolderError: ``out`` cannot be written, or holds another run.
-        ValueError: as :func:`ntk_fed.fedavg.rounds`.
+        ValueError: as :func:`ntk_fed.fedavg.rounds`, and what observers raise.
 
     Cost:
         The rounds, and what the observers cost.
@@ -139,7 +153,7 @@ def simulate(
         )
         if progress:
             items = _tracked(items, rounds, done.round)
-        done = _watch(items, observers, done, folder, rows, save_seconds)
+        done = _watch(items, observers, done, folder, rows, save_seconds, start)
     table = records.frame(rows) if folder is None else folder.rows()
     return History(table, done.params, done.round, done.status, spec)
 
@@ -151,12 +165,14 @@ def _watch(
     folder: "RunFolder | None",
     rows: list[Row],
     save_seconds: float,
+    start: Params,
 ) -> Saved:
     """Pass every item to every observer; save now and then, and at any interruption.
 
     Rows are appended as they come, and ``done`` says how many belong to whole rounds.
     """
     last = -math.inf  # the first round is saved at once
+    told: set[str] = set()
     try:
         for item in items:
             if isinstance(item, Round) and not _finite(item.params):
@@ -171,7 +187,7 @@ def _watch(
                 )
                 break
             for watch in observers:
-                rows.extend(rows_of(watch, item))
+                rows.extend(_rows(watch, item, start, told))
             if isinstance(item, Round):
                 done = Saved(item.index + 1, RUNNING, item.params, len(rows))
                 if folder and time.monotonic() - last > save_seconds:
@@ -189,11 +205,50 @@ def _start_rows(item: Round, observers: Sequence[Observer]) -> list[Row]:
     """What observers say of the start, when the very first round diverged."""
     if item.index > 0:
         return []
-    still = Stacked([item.start] * len(item.clients), item.start)
-    start = dataclasses.replace(item, params=item.start, locals=still)
+    still = _still(item, item.start)
     return [
-        row for watch in observers for row in rows_of(watch, start) if row.round == 0
+        row for watch in observers for row in rows_of(watch, still) if row.round == 0
     ]
+
+
+def _rows(
+    watch: Observer, item: Round | LocalStep, start: Params, told: set[str]
+) -> list[Row]:
+    """What an observer says; where its numbers leave the floats, that they did.
+
+    Which rows those are is seen at the run's start, where it has to succeed. Observers
+    whose warning was given are added to ``told``.
+    """
+    try:
+        return rows_of(watch, item)
+    except (NonFiniteError, ArithmeticError, torch.linalg.LinAlgError) as error:
+        try:
+            found = rows_of(watch, _still(item, start))
+        except Exception:
+            raise error from None
+        name, (done, step) = described_as(watch), moment_of(item)
+        if name not in told:
+            told.add(name)
+            when = f"round {done}" + (f", local step {step}" if step else "")
+            warnings.warn(
+                f"the observer {name} left the range of floats in {when}; its rows "
+                f"there are NaN, as they are wherever it does. It said: {error}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+    unknown = {"value": math.nan, "lower": -math.inf, "upper": math.inf}
+    return [
+        row if row.round == 0 else row._replace(**unknown, status=OUT_OF_RANGE)
+        for row in found
+    ]
+
+
+def _still(item: Round | LocalStep, start: Params) -> Round | LocalStep:
+    """The same moment of a run that has not moved from its start."""
+    there = {"start": start, "locals": Stacked([start] * len(item.clients), start)}
+    if isinstance(item, Round):
+        there["params"] = start
+    return dataclasses.replace(item, **there)
 
 
 def _plain(value: Any) -> Any:

@@ -16,8 +16,9 @@ import torch
 from federations import federation
 
 import ntk_fed as nf
-from ntk_fed.errors import RunFolderError
+from ntk_fed.errors import NonFiniteError, RunFolderError
 from ntk_fed.observers.common import check_observers
+from ntk_fed.params import trainable
 
 OPTIONS = {"rounds": 9, "local_steps": 2, "step_size": 0.1, "batch_size": 2}
 
@@ -148,6 +149,53 @@ def test_a_diverging_run_stops_with_its_last_finite_state(recorded, seed, tmp_pa
     assert all(torch.isfinite(v).all() for v in found.params.values())
     if recorded:
         assert_same(run(seed, out, step_size=1e200, rounds=50), found)
+
+
+def overflows(model, split):
+    """An observer that leaves the floats from round 3 on; steps are seen too."""
+
+    def observe(moment):
+        if not isinstance(moment, nf.fedavg.Round):
+            return
+        if moment.index == 0:
+            yield nf.Row(0, None, None, None, "size", 1.0)
+        moved = sum((moment.params[k] - v).norm() for k, v in start.items()).item()
+        if moved > 0 and moment.index > 1:
+            raise NonFiniteError("too large")
+        yield nf.Row(moment.index + 1, None, None, None, "size", moved)
+
+    start = trainable(model)
+    return observe
+
+
+def test_an_observer_that_overflows_keeps_the_run_and_says_so(seed, tmp_path):
+    model, split = federation(seed)
+    both = [nf.observers.loss(model, split), overflows(model, split)]
+    with pytest.warns(RuntimeWarning, match=r"overflows.*in round 3; its rows"):
+        found = nf.simulate(model, split, observers=both, out=tmp_path, **OPTIONS)
+    alone = nf.simulate(model, split, observers=both[:1], **OPTIONS)
+    assert (found.status, found.rounds) == ("finished", 9)
+    for name, value in alone.params.items():
+        assert torch.equal(found.params[name], value)
+    size = found.rows[found.rows["quantity"] == "size"].set_index("round")
+    assert list(size.index) == list(range(10))
+    assert size["value"].isna().tolist() == [False] * 3 + [True] * 7
+    unknown = size.loc[3:]
+    assert (unknown["lower"] == -torch.inf).all()
+    assert (unknown["upper"] == torch.inf).all()
+    assert (unknown["status"] == "out of range").all()
+    rest = found.rows[found.rows["quantity"] != "size"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rest, alone.rows, check_exact=True)
+
+
+def test_an_observer_that_fails_at_the_start_is_an_error(seed):
+    model, split = federation(seed)
+
+    def never(moment):
+        raise NonFiniteError("NaN in my data")
+
+    with pytest.raises(NonFiniteError, match="NaN in my data"):
+        nf.simulate(model, split, observers=[never], **OPTIONS)
 
 
 def test_a_network_that_was_changed_since_is_refused(seed, tmp_path):

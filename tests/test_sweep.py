@@ -251,6 +251,38 @@ def test_the_size_of_a_run_by_hand(tmp_path):
     assert (size.terms(rounds)[1:3] == 10 * size.terms(SMALL)[1:3]).all()
 
 
+PEAK = """
+import resource
+from ntk_fed.executor.common import single_thread
+from ntk_fed.studies import RunSpec, run
+from ntk_fed.studies.cost import size_of
+single_thread()
+spec = RunSpec(rounds=2, local_steps=1, every=2, kernel_every=2, **{options})
+run(spec)
+print(size_of(spec).bytes(spec), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"samples": 20, "width": 64},
+        {"samples": 100, "width": 16384, "clients": 10},
+        {"samples": 400, "width": 2048, "smoothness_every": 2},
+    ],
+)
+def test_what_a_run_is_said_to_need_it_does_not_exceed(options):
+    code = PEAK.replace("{options}", repr(options))
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    said, kibibytes = map(int, found.stdout.split())
+    # Admission keeps a tenth of what is free in hand; twice as much would be waste.
+    assert kibibytes * 1024 < 1.1 * said
+    assert said < 2 * kibibytes * 1024
+
+
 def test_a_forecast_counts_what_is_new():
     specs = study().runs()
     found = forecast(specs, specs[:1], 2)

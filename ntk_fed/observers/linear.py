@@ -6,11 +6,12 @@ Floor 7.
 import math
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ntk_fed.data import Partition
-from ntk_fed.errors import ShapeMismatchError
+from ntk_fed.errors import NonFiniteError, ShapeMismatchError
 from ntk_fed.observers.common import Moment, Observer, global_models, observer
 from ntk_fed.params import Params, complete, difference, squared_norm
 from ntk_fed.records import Row
@@ -83,6 +84,8 @@ def subspace(
 ) -> Observer:
     """``‖(I − B̂B̂ᵀ) B*‖₂`` of a shared representation; rows "subspace distance".
 
+    NaN where the columns of B are dependent, as they get to be in a diverging run.
+
     Args:
         model: with a parameter ``representation``, ``(inputs, rank)``.
         partition: not read.
@@ -99,15 +102,25 @@ def subspace(
             "subspace is for a model with a parameter 'representation' (inputs, rank), "
             f"got {shape}, and a truth with as many rows, got {tuple(truth.shape)}."
         )
-    wanted = truth.double().cpu().numpy()
+    wanted = collins2022.orthonormal(truth.double().cpu().numpy())
 
     def observe(moment: Moment) -> Iterator[Row]:
         for t, params in global_models(moment, every):
             found = params["representation"].double().cpu().numpy()
-            value = float(collins2022.dist(found, wanted))
+            value = _apart(found, wanted)
             yield Row(t, None, None, None, "subspace distance", value)
 
     return observe
+
+
+def _apart(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Their distance; NaN where the columns found span no such space."""
+    try:
+        return float(collins2022.dist(found, wanted))
+    except (NonFiniteError, ShapeMismatchError):
+        raise
+    except ValueError:  # dependent columns: those wanted are orthonormal
+        return math.nan
 
 
 def _flat(params: Params) -> Tensor:

@@ -5,6 +5,7 @@ Floor 7.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -220,10 +221,16 @@ class _Pair:
     eps: float
 
     def rows(self, when: When, client: int | None) -> Iterator[Row]:
-        """The excess is a small difference: it comes with its rounding."""
+        """The excess is a small difference: it comes with its rounding.
+
+        Nothing is known of it where a loss has left the floats.
+        """
         excess = self.after - self.before - self.slope
         size = abs(self.after) + abs(self.before) + abs(self.slope)
-        found = estimate(excess, _ROUNDINGS * self.eps * size, "rounding of losses")
+        found = Enclosure(excess, -math.inf, math.inf, method="out of range")
+        if math.isfinite(size):
+            off = _ROUNDINGS * self.eps * size
+            found = estimate(excess, off, "rounding of losses")
         yield measured(when, "semi-smoothness excess", found, client=client)
         yield Row(*when, client, None, "squared step", self.moved)
         yield Row(*when, client, None, "loss at round start", self.before)

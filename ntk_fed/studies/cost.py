@@ -52,12 +52,12 @@ class Size:
         kernel = looks * (rows**2 * (self.hidden + 50) + 10 * rows**3)
         return np.array([1.0, steps, work, kernel])
 
-    @property
-    def bytes(self) -> int:
+    def bytes(self, spec: RunSpec) -> int:
         """At the peak, about: kernels and their factors, models, activations."""
         rows = self.samples * self.outputs
         numbers = 8 * rows**2 + 3 * (self.clients + 3) * self.parameters
-        numbers += 12 * self.samples * self.hidden
+        kept = 12 if spec.smoothness_every is None else 32  # second derivatives too
+        numbers += kept * self.samples * self.hidden
         return _PROCESS + 8 * numbers
 
 
@@ -123,7 +123,9 @@ def probe(specs: Sequence[RunSpec]) -> CostModel:
     """
     ranked = sorted(specs, key=lambda spec: size_of(spec).terms(spec)[2:].sum())
     places = np.linspace(0, len(ranked) - 1, _PROBES).round().astype(int)
-    run(dataclasses.replace(ranked[0], rounds=_SHORT[0]))  # what only the first run pays
+    run(
+        dataclasses.replace(ranked[0], rounds=_SHORT[0])
+    )  # what only the first run pays
     terms, seconds = [], []
     for spec in {ranked[i].key: ranked[i] for i in places}.values():
         size = size_of(spec)
@@ -202,7 +204,7 @@ def forecast(
         sum(each),
         makespan(each, workers),
         max(each),
-        max(size.bytes for size in sizes),
+        max(size.bytes(spec) for spec, size in zip(new, sizes, strict=True)),
         workers,
         model.error,
     )

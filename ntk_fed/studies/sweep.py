@@ -127,7 +127,7 @@ def tasks_of(specs: Sequence[RunSpec], folder: Path) -> list[Task]:
             known[alike] = 0.0, 0
             with contextlib.suppress(Exception):  # what cannot be built fails as a run
                 size = size_of(spec)
-                known[alike] = float(size.terms(spec)[2:].sum()), size.bytes
+                known[alike] = float(size.terms(spec)[2:].sum()), size.bytes(spec)
         seconds, needed = known[alike]
         found.append(Task((spec, str(folder)), seconds, needed))
     return found
@@ -144,7 +144,7 @@ def _compute(
     began, total = time.monotonic(), len(study.runs())
     tasks = tasks_of(specs, store.folder)
     ended = bad = 0
-    for outcome in _until_done(executor, tasks, specs, store):
+    for outcome in until_done(executor, tasks, specs, store):
         spec, task = specs[outcome.index], tasks[outcome.index]
         ended += 1
         if outcome.status == DONE:
@@ -182,7 +182,7 @@ def _left(seconds: float, tasks: list[Task], last: Task, ended: int) -> float:
     return seconds * rest / done if done > 0 else float("nan")
 
 
-def _until_done(
+def until_done(
     executor: Executor, tasks: list[Task], specs: list[RunSpec], store: Store
 ) -> Iterator[Outcome]:
     """Outcomes of all tasks; those claimed elsewhere are asked for until done."""
