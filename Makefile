@@ -52,6 +52,7 @@ bench: $(STAMP) ## measure cost, beside other tools
 reports: $(STAMP) ## render every report again from its recorded rows
 	@for rows in reports/*/rows; do \
 	  test ! -d $$rows || $(BIN)/ntk-fed report $$(dirname $$rows) || exit 1; done
+	@$(BIN)/ntk-fed report reports
 
 studies: $(STAMP) ## run every study again
 	@for folder in analyses/*/; do \

@@ -21,8 +21,10 @@ from rich.console import Console
 
 from ntk_fed import records, report
 from ntk_fed.checks import named
+from ntk_fed.errors import UnknownNameError
 from ntk_fed.executor import Dask, Executor
 from ntk_fed.measured import Verdict
+from ntk_fed.names import require_known
 from ntk_fed.studies import (
     Result,
     RunSpec,
@@ -60,8 +62,8 @@ class Check:
         html: write a report to this file.
         out: run folder; an interrupted run goes on there.
         theorem: theorems to show, by name or by paper; none shows all.
-        require: names of theorems (hypotheses and conclusion) or conditions that must
-            hold for exit status 0.
+        require: theorems (hypotheses and conclusion), papers or "theorem: condition"
+            that must hold for exit status 0; what does not apply does not hold.
     """
 
     spec: Common = _WATCHED
@@ -76,6 +78,7 @@ class Check:
         if self.html is not None and self.html.is_dir():
             raise ValueError(f"--html {self.html} is a folder; name a file.")
         shown = named(self.theorem or None)  # an unknown name is told before the run
+        named([name.partition(":")[0] for name in self.require])
         with _folder(self.out) as folder:
             result = run(self.spec, out=folder, progress=not self.json)
             if self.html is not None:
@@ -193,14 +196,18 @@ class Report:
     """Render the report of a run or study folder from its recorded rows.
 
     Attributes:
-        folder: what ``simulate --out``, ``check --out`` or a study wrote.
+        folder: what ``simulate --out``, ``check --out`` or a study wrote; or a folder
+            of such folders with their reports, for an index of them.
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
 
     def __call__(self) -> int:
         """Render, and print the path of the page."""
-        print(report.render(self.folder))
+        own = (self.folder / "spec.toml").exists()
+        several = not own and any(self.folder.glob("*/spec.toml"))
+        page = report.render_index if several else report.render
+        print(page(self.folder))
         return 0
 
 
@@ -227,6 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return verb()
+    except UnknownNameError as error:  # a name that means nothing
+        print(f"ntk-fed: {error}", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"ntk-fed: {error}", file=sys.stderr)
         return 1
@@ -258,21 +268,23 @@ def _copy_report(folder: Path, target: Path) -> None:
 
 
 def _required(theorems: list[TheoremCheck], names: tuple[str, ...]) -> int:
-    """1 if something required does not hold; an unknown name is an error."""
-    verdicts: dict[str, Verdict] = {}
+    """1 if something required does not hold or does not apply; says what."""
+    found: dict[str, str] = {}
     for theorem in theorems:
-        both = [theorem.verdict, theorem.conclusion.verdict]
-        verdicts[theorem.name] = together(both)
+        both = together([theorem.verdict, theorem.conclusion.verdict])
+        said = f"does not apply: {theorem.why_not}" if theorem.why_not else str(both)
+        found[theorem.name] = said
         for condition in [*theorem.hypotheses, theorem.conclusion]:
-            verdicts[f"{theorem.name}: {condition.name}"] = condition.verdict
+            found[f"{theorem.name}: {condition.name}"] = str(condition.verdict)
+    status = 0
     for name in names:
-        if name not in verdicts:
-            known = "\n  ".join(verdicts)
-            raise ValueError(f"--require {name!r} names nothing; known are\n  {known}")
-    missed = [n for n in names if verdicts[n] is not Verdict.holds]
-    for name in missed:
-        print(f"ntk-fed: required, but {verdicts[name]}: {name}", file=sys.stderr)
-    return 1 if missed else 0
+        own = [name] if ":" in name else named([name])
+        for one in own:
+            require_known("--require", one, list(found))
+            if found[one] != str(Verdict.holds):
+                print(f"ntk-fed: required, but {found[one]}: {one}", file=sys.stderr)
+                status = 1
+    return status
 
 
 def _as_json(spec: RunSpec, result: Result) -> dict[str, Any]:
@@ -297,7 +309,7 @@ def _as_json(spec: RunSpec, result: Result) -> dict[str, Any]:
                     "source": theorem.source,
                     "status": theorem.status,
                     "why_not": theorem.why_not,
-                    "verdict": str(theorem.verdict),
+                    "verdict": None if theorem.why_not else str(theorem.verdict),
                     "constants": {
                         k: records.plain(v) for k, v in theorem.constants.items()
                     },

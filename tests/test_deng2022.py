@@ -326,6 +326,7 @@ GOOD = deng2022.Measurements(
     n=10,
     width=10**16,
     is_deep_relu=True,
+    is_local_sgd=True,
     ends_fixed=True,
     on_sphere=True,
     separation=exact(0.3),
@@ -336,6 +337,7 @@ GOOD = deng2022.Measurements(
 )
 FAULTS = {
     "network is a deep ReLU network": {"is_deep_relu": False},
+    "algorithm is Local SGD": {"is_local_sgd": False},
     "first and last layers are fixed": {"ends_fixed": False},
     "inputs of norm 1": {"on_sphere": False},
     "separation δ": {"separation": exact(0.0)},
@@ -364,7 +366,7 @@ def test_deng2022_holds_where_everything_is_as_asked():
     assert found.constants["B (envelope)"].method == "envelope"
     assert found.constants["slope of log B on log width"] == GOOD.trend
     assert GOOD.straight_within == 0.1
-    assert len(found.to_frame()) == 6
+    assert len(found.to_frame()) == 7
 
 
 @pytest.mark.parametrize("name", FAULTS)

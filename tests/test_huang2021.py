@@ -128,6 +128,7 @@ GOOD = huang2021.Measurements(
     failure=0.1,
     is_two_layer=True,
     sizes=(5, 5),
+    is_local_descent=True,
     uniform=True,
     local_steps=5,
     step_size=0.00124,
@@ -139,6 +140,7 @@ GOOD = huang2021.Measurements(
 )
 FAULTS = {
     "network is the theorem's": {"is_two_layer": False},
+    "algorithm is Local GD": {"is_local_descent": False},
     "width": {"width": 7 * 10**5},  # of 1.6e5 · log(100) = 7.4e5
     "eta_local against": {"step_size": 0.00126},  # of 5 · 2.5e-4
     "server step size": {"server_step_size": 1.1},
@@ -159,7 +161,7 @@ def test_huang2021_holds_where_everything_is_as_asked():
     assert shown == [0.4, 0.3]
     ours = [h.name.split()[0] for h in found.hypotheses if "1 is ours" in h.note]
     assert ours == ["width", "eta_local", "server"]
-    assert len(found.to_frame()) == 7
+    assert len(found.to_frame()) == 8
 
 
 @pytest.mark.parametrize("name", FAULTS)

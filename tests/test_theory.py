@@ -114,7 +114,7 @@ GOOD = du2019.Measurements(
     smallest=exact(0.45),
     distance=exact(0.1),
     residual=3.0,
-    displacement=1e-6,
+    displacement=exact(1e-6),
     smallest_along=exact(0.4),
     change_along=exact(0.1),
     worst_ratio=exact(0.9),
@@ -128,8 +128,8 @@ FAULTS = {
     "width against n² λ0⁻²": {"width": 1000},
     "width against n⁶": {"width": 10**9},
     "step size": {"step_size": 0.06},
-    "displacement of neurons against R": {"displacement": 1e-3},
-    "displacement of neurons against 4": {"displacement": 1.0},
+    "displacement of neurons against R": {"displacement": exact(1e-3)},
+    "displacement of neurons against 4": {"displacement": exact(1.0)},
     "‖H(t) − H(0)‖₂": {"change_along": exact(0.13)},
     "λ_min(H(t))": {"smallest_along": exact(0.2)},
 }
@@ -192,6 +192,7 @@ LAZY = {
     "server_step_size": 1.0,
     "rate": exact(0.9),
     "definite": True,
+    "is_local_descent": True,
     "worst_ratio": exact(0.8),
 }
 
@@ -201,6 +202,7 @@ LAZY = {
     [
         ({}, "holds", "holds"),
         ({"smallest": exact(0.0)}, "fails", "holds"),
+        ({"is_local_descent": False}, "fails", "holds"),
         ({"smallest": Enclosure(1e-17, -1e-16, 1e-16)}, "undecided", "holds"),
         ({"largest": exact(2.1)}, "fails", "holds"),
         ({"server_step_size": 2.5}, "fails", "holds"),

@@ -14,6 +14,7 @@ from ntk_fed.checks.pyramidstart import certified_pyramid
 from ntk_fed.checks.subject import Subject
 from ntk_fed.data import Partition
 from ntk_fed.names import require_known
+from ntk_fed.params import trainable
 from ntk_fed.simulate import History
 from ntk_fed.start import Start, measure
 from ntk_fed.theory import TheoremCheck
@@ -90,7 +91,7 @@ def check(
         "server_step_size": server_step_size,
     }
     if run is not None:
-        _check_run(run, algorithm)
+        _check_run(run, algorithm, model)
     if start is None:
         start = measure(model, partition, **algorithm)
     subject = Subject(model, partition, start, **algorithm, failure=failure, run=run)
@@ -125,8 +126,17 @@ def named(theorems: Sequence[str] | None) -> list[str]:
     ]
 
 
-def _check_run(run: History, asked: dict[str, Any]) -> None:
-    """Refuse a run that was made with other options than the check is asked for."""
+def _check_run(run: History, asked: dict[str, Any], model: torch.nn.Module) -> None:
+    """Refuse a run of another network, or with other options than are asked for."""
+    own, found = (
+        {name: tuple(value.shape) for name, value in params.items()}
+        for params in (trainable(model), run.params)
+    )
+    if own != found:
+        raise ValueError(
+            f"run is one of a network with parameters {found}, the model has {own}. "
+            "Give the model the run was made of, at its initial parameters."
+        )
     full_batches = {"batch_size": None, "participation": 1.0}
     for name, value in (asked | full_batches).items():
         if run.options.get(name, value) != value:

@@ -3,12 +3,14 @@
 Floor 7.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from ntk_fed.checks.rounding import told
 from ntk_fed.checks.subject import Subject
 from ntk_fed.models import MLP, Pyramid, on_the_sphere
 from ntk_fed.params import trainable
@@ -20,6 +22,9 @@ def local_sgd(subject: Subject) -> TheoremCheck:
     model, x = subject.model, subject.x
     widths = relu_widths(model)
     found: dict[str, Any] = {}
+    is_deep_relu = bool(widths) and subject.loss == "squared"
+    if is_deep_relu:
+        found["path"] = _path(subject)
     if len(x) > 1:
         found["separation"] = deng2022.separation(x.flatten(1).double().cpu().numpy())
     if (table := _pairs(subject)) is not None:
@@ -28,20 +33,36 @@ def local_sgd(subject: Subject) -> TheoremCheck:
             "fitted": deng2022.fit(*columns),
             "bounding": deng2022.envelope(*columns),
         }
-    losses = subject.losses
-    if losses is not None and not subject.diverged and (losses > 0).all():
-        rounds = losses.index.to_numpy(float)
-        found["path"] = deng2022.straightness(losses.to_numpy(), rounds)
     return deng2022.check(
         deng2022.Measurements(
             n=len(x),
             width=min(widths, default=0),
-            is_deep_relu=bool(widths) and subject.loss == "squared",
+            is_deep_relu=is_deep_relu,
+            is_local_sgd=subject.plain,
             ends_fixed=_ends_fixed(model),
             on_sphere=on_the_sphere(x) if x.ndim == 2 else False,
             **found,
         )
     )
+
+
+def _path(subject: Subject) -> deng2022.Straightness | None:
+    """Of the losses up to the first that is rounding, three at least.
+
+    A loss that left the floats is on no line that falls.
+    """
+    losses = subject.losses
+    if subject.lost:
+        return deng2022.Straightness(math.inf, None, math.nan, falls=False)
+    if losses is None:
+        return None
+    values = losses.to_numpy()
+    resolved = told(values, subject.loss_slack(losses))
+    count = int(resolved.cumprod().sum())
+    if count < 3:
+        return None
+    rounds = losses.index.to_numpy(float)
+    return deng2022.straightness(values[:count], rounds[:count])
 
 
 def relu_widths(model: torch.nn.Module) -> list[int]:

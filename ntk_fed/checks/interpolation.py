@@ -3,14 +3,18 @@
 Floor 7.
 """
 
+import dataclasses
 import functools
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ntk_fed.checks.pyramid import may_be_smooth
 from ntk_fed.checks.quadratic import Quadratic, quadratic, residual_at
-from ntk_fed.checks.subject import Subject, rounded
+from ntk_fed.checks.rounding import rounded
+from ntk_fed.checks.subject import Subject
 from ntk_fed.measured import Enclosure, estimate, exact
 from ntk_fed.theory import TheoremCheck, qin2022
 
@@ -54,36 +58,41 @@ def measurements(subject: Subject) -> qin2022.Measurements:
         local_steps=subject.local_steps,
         averages=averages,
         convex=form is not None,
+        smooth=form is not None or may_be_smooth(subject.model),
         rounds=run.rounds if run is not None and run.rounds else None,
-        gap=_loss_at_start(subject),
+        gap=_gap(subject),
         smallest_gradient=_least(subject, "squared gradient at average"),
-        **(_of_a_network(subject) if form is None else _of_a_quadratic(subject, form)),
     )
+    known = _of_a_network(subject) if form is None else _of_a_quadratic(subject, form)
+    changes: dict[str, Any] = dict(known)
+    found = dataclasses.replace(found, **changes)
     return qin2022.along(found, _iterations(subject))
 
 
 def _of_a_quadratic(subject: Subject, form: Quadratic) -> dict[str, Enclosure | None]:
     smallest, largest = math.inf, 0.0
     for one in form.hessians:
-        values = np.linalg.eigvalsh(one)
+        values = np.linalg.eigvalsh(one) if one.size else np.zeros(1)  # zero inputs
         smallest, largest = min(smallest, values[0]), max(largest, values[-1])
     slack = len(form.basis) * np.finfo(float).eps * largest
     convexity = exact(0.0)  # flat where no sample looks
     if form.definite and smallest > slack:
         convexity = estimate(smallest, slack, "eigvalsh")
-    last = None
+    first, last = float(np.linalg.norm(form.displacement(form.residual))), None
     if subject.run is not None and not subject.diverged:
         final = form.displacement(residual_at(subject, subject.run.params))
-        last = rounded(float(final @ final))
+        with np.errstate(over="ignore"):  # an infinite distance is one
+            last = rounded(float(final @ final), subject.eps)
     elif subject.diverged:
         last = exact(math.inf)
+    flat = not form.hessians.size
     return {
         "smoothness": estimate(largest, slack, "eigvalsh"),
         "convexity": convexity,
-        "growth": _relative(qin2022.growth(form.hessians)),
-        "similarity": _relative(qin2022.similarity(form.hessians)),
+        "growth": _relative(1.0 if flat else qin2022.growth(form.hessians)),
+        "similarity": _relative(1.0 if flat else qin2022.similarity(form.hessians)),
         "least": estimate(form.unreached(), qin2022.ROUNDING / 2, "least squares"),
-        "distance": rounded(float(np.linalg.norm(form.displacement(form.residual)))),
+        "distance": rounded(first, subject.eps),
         "last_distance": last,
     }
 
@@ -101,6 +110,7 @@ def _of_a_network(subject: Subject) -> dict[str, Enclosure | None]:
         if seen is None:
             return None
         note = "met along the run; it may be larger elsewhere"
+        note = f"{seen.note}; {note}" if seen.note else note
         return Enclosure(seen.value, seen.lower, math.inf, method="seen", note=note)
 
     return {
@@ -109,13 +119,23 @@ def _of_a_network(subject: Subject) -> dict[str, Enclosure | None]:
     }
 
 
+def _gap(subject: Subject) -> Enclosure:
+    """``f(x0) − f*``: f* is at least 0 and at most the smallest loss that was met."""
+    first, losses = _loss_at_start(subject), subject.losses
+    if losses is None or not subject.uniform or subject.lost:
+        return first if losses is None else dataclasses.replace(first, lower=0.0)
+    return dataclasses.replace(
+        first, lower=max(first.lower - float(losses.min()), 0.0), method="f* seen"
+    )
+
+
 def _loss_at_start(subject: Subject) -> Enclosure:
-    """``f(x0)`` with weights 1/c, which is the gap where some model fits all."""
+    """``f(x0)`` with weights 1/c."""
     squares = subject.start.residual.square().sum(dim=1).double()
     means = [
         squares[own].mean().item() for own in subject.partition.indices if len(own)
     ]
-    return rounded(sum(means) / (2 * subject.partition.clients))
+    return rounded(sum(means) / (2 * subject.partition.clients), subject.eps)
 
 
 def _least(subject: Subject, quantity: str) -> Enclosure | None:

@@ -9,7 +9,8 @@ import math
 import torch
 
 from ntk_fed.checks.deep import relu_widths
-from ntk_fed.checks.subject import Subject, rounded
+from ntk_fed.checks.rounding import rounded
+from ntk_fed.checks.subject import Subject
 from ntk_fed.measured import Enclosure, estimate, exact
 from ntk_fed.models import MLP, TwoLayerReLU
 from ntk_fed.theory import TheoremCheck, jian2025, lazy
@@ -19,8 +20,8 @@ def linear_convergence(subject: Subject) -> TheoremCheck:
     """Does the linearised network converge linearly, and did the network follow?"""
     kernel = subject.start.federated
     # Forming P^½ΘP^½ rounds by about N·eps of its norm: an estimate, and said so.
-    top = kernel.eigenvalues[-1].item()
-    bottom = kernel.eigenvalues[0].item()
+    values = _owned(kernel.eigenvalues, subject)
+    top, bottom = values[-1].item(), values[0].item()
     slack = kernel.resolution
     worst = subject.largest("P-norm over its bound")
     gap = None
@@ -33,10 +34,22 @@ def linear_convergence(subject: Subject) -> TheoremCheck:
         largest=Enclosure(top, top - slack, top + slack, method="eigvalsh"),
         server_step_size=subject.server_step_size,
         rate=estimate(kernel.rate, subject.server_step_size * slack, "eigvalsh"),
+        is_local_descent=subject.is_local_descent,
         definite=kernel.has_norm and math.isfinite(kernel.condition),
         worst_ratio=worst,
         prediction_error=gap,
     )
+
+
+def _owned(eigenvalues: torch.Tensor, subject: Subject) -> torch.Tensor:
+    """Without the zeros of samples that no client holds, ascending.
+
+    P vanishes on those, so that ``P^½ΘP^½`` has as many zeros more than on the others.
+    """
+    n, o = subject.start.residual.shape
+    unowned = o * (n - sum(subject.partition.sizes))
+    kept = eigenvalues[eigenvalues.abs().argsort()[unowned:]]
+    return kept.sort().values if len(kept) else eigenvalues
 
 
 def wide_limit(subject: Subject) -> TheoremCheck:
@@ -54,7 +67,7 @@ def wide_limit(subject: Subject) -> TheoremCheck:
             <= 1 + torch.finfo(subject.x.dtype).eps
         ),
         smallest=start.smallest,
-        residual=rounded(start.residual.norm().item()),
+        residual=rounded(start.residual.norm().item(), subject.eps),
         kernel_change=subject.largest("kernel change (Frobenius)"),
         linearisation_gap=subject.largest("linearisation gap"),
     )
@@ -71,7 +84,9 @@ def wide_limit(subject: Subject) -> TheoremCheck:
     if (apart := subject.largest("consensus error")) is not None:
         # Σ w_i d_i is at most the root of Σ w_i d_i².
         root = math.sqrt(apart.upper)
-        changes["distance"] = Enclosure(root, 0.0, root, method="Jensen")
+        changes["distance"] = Enclosure(
+            root, 0.0, root, method="Jensen", note=apart.note
+        )
     if subject.diverged:
         changes["distance"] = exact(math.inf)
     return jian2025.check(dataclasses.replace(found, **changes))

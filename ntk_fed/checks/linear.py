@@ -10,7 +10,8 @@ import torch
 
 from ntk_fed.checks.quadratic import Quadratic, quadratic
 from ntk_fed.checks.subject import Subject, unbroken
-from ntk_fed.measured import Enclosure
+from ntk_fed.fedavg import Objective
+from ntk_fed.measured import Enclosure, exact
 from ntk_fed.models import SharedRepresentation
 from ntk_fed.params import Params, complete
 from ntk_fed.theory import TheoremCheck, collins2022, zhu2024
@@ -24,13 +25,22 @@ def regression_limit(subject: Subject) -> TheoremCheck:
             zhu2024.Regression(False, subject.loss == "squared", subject.plain)
         )
     xs, first = _clients(subject, form), _flat(complete(subject.model, None))
-    # r = J w − y, so that the labels less J w_0 are −r: consistent if these are.
-    ys = [
-        form.jacobian[own.cpu().numpy()] @ first - form.residual[own.cpu().numpy()]
-        for own in subject.partition.indices
-    ]
+    labels = _labels(subject)
+    ys = [labels[own.cpu().numpy()] for own in subject.partition.indices]
     weights = subject.partition.weights(subject.weights).tolist()
     options = {"step_size": subject.step_size, "local_steps": subject.local_steps}
+    largest = zhu2024.largest_step(xs, step_size=subject.step_size)
+    if not any(x.any() for x in xs):  # no sample looks anywhere, and nothing moves
+        return zhu2024.check_regression(
+            zhu2024.Regression(
+                True,
+                subject.loss == "squared",
+                subject.plain,
+                largest_step=largest,
+                misfit=zhu2024.misfit(xs, ys),
+                theta=exact(0.0),
+            )
+        )
     theta = zhu2024.enclosed_theta(xs, weights=weights, **options)
     end = zhu2024.limit(xs, ys, first)
     return zhu2024.check_regression(
@@ -38,7 +48,7 @@ def regression_limit(subject: Subject) -> TheoremCheck:
             True,
             subject.loss == "squared",
             subject.plain,
-            largest_step=zhu2024.largest_step(xs, step_size=subject.step_size),
+            largest_step=largest,
             misfit=zhu2024.misfit(xs, ys),
             theta=theta,
             theta_limit=zhu2024.theta_limit(xs, weights=weights),
@@ -59,7 +69,8 @@ def _worst_ratio(
     if run is None:
         return None
     last = _flat(complete(subject.model, run.params))
-    begin, final = (float(np.linalg.norm(w - end)) for w in (first, last))
+    with np.errstate(over="ignore"):  # an infinite distance is one
+        begin, final = (float(np.linalg.norm(w - end)) for w in (first, last))
     seen = {0: begin, run.rounds: math.nan if subject.diverged else final}
     rows = run.rows.loc[run.rows["quantity"] == "distance to the target"]
     if len(rows) and math.isclose(rows["value"].iloc[0], begin, rel_tol=1e-9):
@@ -160,6 +171,14 @@ def _covariance_gap(clients: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
         moment = samples.T @ samples / max(len(samples), 1)
         gaps.append(float(np.linalg.norm(moment - np.eye(moment.shape[0]), 2)))
     return max(gaps)
+
+
+def _labels(subject: Subject) -> np.ndarray:
+    """What ``J w`` is to be, ``(n,)``: targets less what is not trained, at w = 0."""
+    zero = {name: 0 * value for name, value in complete(subject.model, None).items()}
+    frozen = Objective.of(subject.model).outputs(zero, subject.x)
+    labels = subject.partition.dataset.y.double() - frozen.double()
+    return labels.cpu().numpy().ravel()
 
 
 def _clients(subject: Subject, form: Quadratic) -> list[np.ndarray]:

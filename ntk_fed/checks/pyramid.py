@@ -13,7 +13,9 @@ import torch
 
 from ntk_fed.checks.pyramidstart import gamma_of, numbers, weights_of, widths_of
 from ntk_fed.checks.quadratic import quadratic
-from ntk_fed.checks.subject import Subject, over_promise, rounded, unbroken
+from ntk_fed.checks.rounding import ends as ends_of
+from ntk_fed.checks.rounding import growth
+from ntk_fed.checks.subject import Subject, unbroken
 from ntk_fed.measured import Enclosure, estimate, exact
 from ntk_fed.models import Pyramid
 from ntk_fed.models.activations import SmoothLeakyReLU
@@ -36,17 +38,15 @@ def gradient_descent(subject: Subject) -> TheoremCheck:
         smoothness=None if bounds is None else _above(bounds.smoothness),
         displacements=_moved(subject),
     )
-    worst, losses = None, subject.losses
-    if subject.diverged:
-        worst = exact(math.inf)
-    elif start is not None and losses is not None:
-        first, step = float(losses.iloc[0]), subject.step_size
+
+    def promised(end: float) -> np.ndarray:
+        losses, step = subject.losses, subject.step_size
+        assert losses is not None
         steps = losses.index.to_numpy() * subject.local_steps
-        worst = over_promise(
-            losses,
-            lambda end: nguyen2020.loss_bound(first, end, n, step, steps),
-            nguyen2020.conditions(start).alpha0,
-        )
+        return nguyen2020.loss_bound(float(losses.iloc[0]), end, n, step, steps)
+
+    alpha0 = None if start is None else nguyen2020.conditions(start).alpha0
+    worst = subject.over_promise(promised, alpha0)
     if worst is not None:
         worst = dataclasses.replace(worst, upper=worst.upper * (1 + 1e-12))
     return nguyen2020.check(dataclasses.replace(found, worst_ratio=worst))
@@ -82,40 +82,49 @@ def a_posteriori(subject: Subject) -> TheoremCheck:
 
 def _of_the_run(subject: Subject) -> dict[str, Any]:
     """μ and J at the averages and S on the segments; exact for linear models."""
-    sizes, start = subject.partition.sizes, subject.start
-    weights = subject.partition.weights(subject.weights)
     if quadratic(subject) is not None:
-        per_sample = torch.zeros(len(subject.x), dtype=torch.float64)
-        tops = []
-        o = start.residual.shape[1]
-        for own, weight in zip(subject.partition.indices, weights, strict=True):
-            if len(own):
-                per_sample[own.cpu()] = weight.item() / len(own)
-                rows = (own[:, None] * o + torch.arange(o)).flatten()
-                block = start.gram[rows][:, rows]
-                tops.append(torch.linalg.eigvalsh(block)[-1].item() / len(own))
-        root = per_sample.repeat_interleave(o).sqrt()
-        matrix = root[:, None] * start.gram.double().cpu() * root
-        values = torch.linalg.eigvalsh(matrix)
-        top = torch.linalg.eigvalsh(start.gram)[-1].item()
-        slack = len(root) * torch.finfo(torch.float64).eps
-        return {
-            "smoothness": estimate(max(tops), slack * max(tops), "eigvalsh"),
-            "jacobian": estimate(math.sqrt(top), slack * math.sqrt(top), "eigvalsh"),
-            "pl": estimate(values[0].item(), slack * values[-1].item(), "eigvalsh"),
-        }
-    pl = subject.smallest("smallest eigenvalue")
+        return _of_the_blocks(subject)
+    weights = subject.partition.weights(subject.weights)
+    pl = subject.smallest("smallest eigenvalue", averages=True)
     if pl is not None:
         # D ≥ its smallest entry: exact for weights n_i/n, a lower bound for others.
-        pairs = zip(weights.tolist(), sizes, strict=True)
+        pairs = zip(weights.tolist(), subject.partition.sizes, strict=True)
         shares = [weight / size for weight, size in pairs if size]
         low, high = min(shares), max(shares)
         ends = sorted((max(pl.lower, 0.0) * low, max(pl.upper, 0.0) * high))
-        pl = Enclosure(min(max(pl.value * low, ends[0]), ends[1]), *ends)
+        value = min(max(pl.value * low, ends[0]), ends[1])
+        pl = Enclosure(value, *ends, note=pl.note)
+    slope = subject.largest("Jacobian norm", averages=True)
+    if slope is not None and not subject.covers:
+        slope = dataclasses.replace(slope, lower=0.0)  # of owned rows: at most this
     return {
         "smoothness": _seen(subject, "smoothness (clients, sampled)"),
-        "jacobian": subject.largest("Jacobian norm"),
+        "jacobian": slope,
         "pl": pl if subject.covers else None,
+    }
+
+
+def _of_the_blocks(subject: Subject) -> dict[str, Any]:
+    """Of a linear model: eigenvalues of the kernel on the samples clients hold."""
+    gram, o = subject.start.gram.double().cpu(), subject.start.residual.shape[1]
+    weights = subject.partition.weights(subject.weights).tolist()
+    tops, owned, scale = [], [], []
+    for own, weight in zip(subject.partition.indices, weights, strict=True):
+        if len(own):
+            rows = (own.cpu()[:, None] * o + torch.arange(o)).flatten()
+            block = gram[rows][:, rows]
+            tops.append(torch.linalg.eigvalsh(block)[-1].item() / len(own))
+            owned.append(rows)
+            scale += [weight / len(own)] * len(rows)
+    rows, root = torch.cat(owned), torch.tensor(scale, dtype=torch.float64).sqrt()
+    theta = gram[rows][:, rows]
+    values = torch.linalg.eigvalsh(root[:, None] * theta * root)
+    top = math.sqrt(max(torch.linalg.eigvalsh(theta)[-1].item(), 0.0))
+    slack = len(root) * torch.finfo(subject.start.gram.dtype).eps
+    return {
+        "smoothness": estimate(max(tops), slack * max(tops), "eigvalsh"),
+        "jacobian": estimate(top, slack * top, "eigvalsh"),
+        "pl": estimate(values[0].item(), slack * values[-1].item(), "eigvalsh"),
     }
 
 
@@ -128,15 +137,10 @@ def _seen(subject: Subject, quantity: str) -> Enclosure | None:
 
 
 def _song(subject: Subject) -> song2023.Measurements:
-    losses = subject.losses
-    ends: dict[str, Any] = {}
-    if losses is not None and losses.iloc[0] > 0:
-        values = losses.to_numpy()
-        ends["last_over_first"] = rounded(float(values[-1] / values[0]))
-        if unbroken(losses.index) and (values > 0).all():
-            ends["worst_round"] = rounded(float((values[1:] / values[:-1]).max()))
-    if subject.diverged:
-        ends["last_over_first"] = exact(math.inf)
+    ends: dict[str, Any] = {
+        "last_over_first": _last_over_first(subject),
+        "worst_round": _growth(subject),
+    }
     weights = subject.partition.weights(subject.weights).tolist()
     return song2023.Measurements(
         sizes=tuple(subject.partition.sizes),
@@ -144,33 +148,64 @@ def _song(subject: Subject) -> song2023.Measurements:
         local_steps=subject.local_steps,
         step_size=subject.step_size,
         is_pyramid=isinstance(subject.model, Pyramid),
-        is_smooth=quadratic(subject) is not None or _is_smooth(subject.model),
+        is_smooth=quadratic(subject) is not None or may_be_smooth(subject.model),
         is_fedavg=subject.plain,
         weights=None if subject.by_samples else tuple(weights),
         **ends,
     )
 
 
-def _worst_ratio(subject: Subject, pl: Enclosure) -> Enclosure | None:
-    """Of every round, at both ends of μ; ``None`` if a round was not observed."""
+def _last_over_first(subject: Subject) -> Enclosure | None:
     losses = subject.losses
-    if subject.diverged:
+    if subject.lost:
+        return exact(math.inf)
+    if losses is None or not losses.iloc[0] > 0:
+        return None
+    values, low, high = ends_of(losses.to_numpy(), subject.loss_slack(losses))
+    most = high[-1] / low[0] if low[0] > 0 else math.inf
+    # What is promised is a limit: while the loss still falls it may be anything below.
+    falling = len(values) > 1 and values[-1] < values[-2]
+    return Enclosure(
+        float(values[-1] / values[0]),
+        0.0 if falling else float(low[-1] / high[0]),
+        float(most),
+        method="the loss still falls" if falling else "rounding",
+    )
+
+
+def _growth(subject: Subject) -> Enclosure | None:
+    """Largest loss over the loss one round before; ``None`` if a round was skipped."""
+    losses = subject.losses
+    if subject.lost:
         return exact(math.inf)
     if losses is None or not unbroken(losses.index):
         return None
-    values, step = losses.to_numpy(), subject.step_size * subject.local_steps
-    # Below 1e-24 of the start a loss is the rounding of its residual.
-    values = values[: int((values > 1e-24 * values[0]).cumprod().sum())]
-    ends = [
-        song2023.worst_ratio(values, step_size=step, pl=max(end, 0.0))
-        for end in (pl.value, pl.lower, pl.upper)
-    ]
-    if not all(math.isfinite(end) for end in ends):
+    return growth(losses.to_numpy(), subject.loss_slack(losses))
+
+
+def _worst_ratio(subject: Subject, pl: Enclosure) -> Enclosure | None:
+    """Of every round that is more than rounding, at both ends of μ."""
+    found, step = _growth(subject), subject.step_size * subject.local_steps
+    if found is None or math.isinf(found.lower):
+        return found
+
+    def over(ratio: float, rate: float) -> float:
+        # One round in which the loss grows by so much.
+        losses = np.array([1.0, ratio])
+        return song2023.worst_ratio(losses, step_size=step, pl=max(rate, 0.0))
+
+    value, *corners = (
+        over(ratio, rate)
+        for ratio, rate in (
+            (found.value, pl.value), (found.lower, pl.lower), (found.upper, pl.upper)
+        )
+    )  # fmt: skip
+    if not math.isfinite(value) or math.isnan(corners[1]):
         return None
-    return Enclosure(ends[0], min(ends) * (1 - 1e-12), max(ends) * (1 + 1e-12))
+    return Enclosure(value, corners[0] * (1 - 1e-12), corners[1] * (1 + 1e-12))
 
 
-def _is_smooth(model: torch.nn.Module) -> bool:
+def may_be_smooth(model: torch.nn.Module) -> bool:
     """Is every activation one whose derivative is known to be Lipschitz?"""
     kinds = (*SMOOTH, SmoothLeakyReLU, torch.nn.Linear)
     leaves = [m for m in model.modules() if not list(m.children())]

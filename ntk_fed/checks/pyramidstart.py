@@ -46,7 +46,8 @@ def numbers(
         residual: ``F_L − Y``, ``(n, o)``.
         gamma: smallest slope of its activation.
     """
-    weights = weights_of(complete(model, None))
+    params = complete(model, None)
+    weights = weights_of(params)
     with torch.no_grad():
         features = model.activation(model.layers[0](x))  # pyright: ignore
     return pyramid.constants_of(
@@ -55,6 +56,7 @@ def numbers(
         features.double().cpu().numpy(),
         residual.double().cpu().numpy(),
         gamma=gamma,
+        eps=max(torch.finfo(value.dtype).eps for value in params.values()),
     )
 
 

@@ -14,11 +14,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ntk_fed.checks.rounding import over_promise, rounded
 from ntk_fed.data import Partition
-from ntk_fed.measured import Enclosure, estimate
+from ntk_fed.measured import Enclosure, exact
 from ntk_fed.models import TwoLayerReLU, on_the_sphere
+from ntk_fed.params import complete
 from ntk_fed.simulate import DIVERGED, History
 from ntk_fed.start import Start
+from ntk_fed.theory.condition import SEEN
 
 # Options of a run whose clients take gradient steps on all they hold, and are averaged.
 PLAIN = {
@@ -98,11 +101,24 @@ class Subject:
 
         Nothing is said of the weights.
         """
-        usual = all(self._option(name, value) for name, value in PLAIN.items())
-        return usual and self.server_step_size == 1.0
+        return self.is_local_descent and self.server_step_size == 1.0
+
+    @property
+    def is_local_descent(self) -> bool:
+        """The same with any step size of the server."""
+        return all(self._option(name, value) for name, value in PLAIN.items())
 
     def _option(self, name: str, expected: Any) -> bool:
-        return self.run is None or self.run.options.get(name, expected) == expected
+        """Is it as expected, or without effect?
+
+        A client that takes a single step has no velocity yet, and takes its gradient
+        where the round began.
+        """
+        if self.run is None:
+            return True
+        given = self.run.options.get(name, expected)
+        idle = name == "momentum" or (name, given) == ("local", "minibatch")
+        return given == expected or (idle and self.local_steps == 1)
 
     @property
     def loss(self) -> str:
@@ -114,6 +130,67 @@ class Subject:
     def diverged(self) -> bool:
         """Did the run leave what its numbers can hold?"""
         return self.run is not None and self.run.status == DIVERGED
+
+    @property
+    def lost(self) -> bool:
+        """Did the run diverge, or its loss leave the floats?"""
+        losses = self.losses
+        return self.diverged or (losses is not None and not np.isfinite(losses).all())
+
+    @functools.cached_property
+    def eps(self) -> float:
+        """Of the coarsest dtype of the run's parameters."""
+        params = complete(self.model, None if self.run is None else self.run.params)
+        return max(torch.finfo(value.dtype).eps for value in params.values())
+
+    def residual_slack(self, rounds: np.ndarray) -> np.ndarray:
+        r"""What rounding may leave of ``‖r_t‖``, ``(t,)``; an estimate (derived).
+
+        .. math:: (K t + 2 N)\,\epsilon\,(\|r_0\| + 2 \|y\|)
+
+        Outputs, of norm ``‖r‖ + ‖y‖`` at most, and targets round by ε of themselves in
+        each local step, a sum of N terms by N more. Parameters much larger than what
+        they put out may round by more.
+
+        Args:
+            rounds: t, ``(t,)``.
+        """
+        y, start = self.partition.dataset.y, self.start
+        size = start.residual.double().norm().item()
+        size += 2 * y.double().norm().item()
+        count = self.local_steps * rounds + 2 * len(start.gram)
+        return count * self.eps * size
+
+    def loss_slack(self, losses: pd.Series) -> np.ndarray:
+        """What rounding may leave of the roots of losses, ``(t,)``.
+
+        ``F = ½ Σ s_j r_j²``, so that it is ``√(max s / 2)`` of the residual's, and
+        ``(K t + 2 N) ε`` of the root itself.
+        """
+        rounds = losses.index.to_numpy(float)
+        weights = self.partition.weights(self.weights).tolist()
+        pairs = zip(weights, self.partition.sizes, strict=True)
+        shares = [weight / size for weight, size in pairs if size]
+        share = max([1 / len(self.x), *shares])
+        count = self.local_steps * rounds + 2 * len(self.start.gram)
+        own = count * self.eps * np.sqrt(losses.to_numpy())
+        return own + math.sqrt(share / 2) * self.residual_slack(rounds)
+
+    def over_promise(
+        self, promised: Callable[[float], np.ndarray], rate: Enclosure | None
+    ) -> Enclosure | None:
+        """The run's largest loss over its promise; ``None`` where nothing is known.
+
+        Args:
+            promised: what a rate promises of :attr:`losses`.
+            rate: a larger one promises smaller losses.
+        """
+        if self.lost:
+            return exact(math.inf)
+        if self.losses is None or rate is None:
+            return None
+        slack = self.loss_slack(self.losses)
+        return over_promise(self.losses, slack, promised, rate)
 
     @functools.cached_property
     def losses(self) -> pd.Series | None:
@@ -141,31 +218,56 @@ class Subject:
         found = rows.loc[(rows["quantity"] == quantity) & (rows["round"] > 0)]
         return found if len(found) else None
 
-    def largest(self, quantity: str) -> Enclosure | None:
-        """The row with the largest upper end, as an enclosure."""
-        return self._extreme(quantity, "upper", largest=True)
+    def largest(self, quantity: str, *, averages: bool = False) -> Enclosure | None:
+        """The row with the largest upper end, as an enclosure.
 
-    def smallest(self, quantity: str) -> Enclosure | None:
-        """The row with the smallest lower end, as an enclosure."""
-        return self._extreme(quantity, "lower", largest=False)
+        Args:
+            quantity: its name in the rows.
+            averages: over ``θ_0 … θ_{T−1}``, with which rounds begin, rather than over
+                what was seen after the start.
+        """
+        return self._extreme(quantity, "upper", max, averages)
 
-    def _extreme(self, quantity: str, end: str, *, largest: bool) -> Enclosure | None:
-        rows = self.along(quantity)
-        if rows is None:
+    def smallest(self, quantity: str, *, averages: bool = False) -> Enclosure | None:
+        """The row with the smallest lower end; arguments as :meth:`largest`."""
+        return self._extreme(quantity, "lower", min, averages)
+
+    def _extreme(
+        self, quantity: str, end: str, pick: Callable[..., Any], averages: bool
+    ) -> Enclosure | None:
+        """With a note where not every round was seen."""
+        if self.run is None:
             return None
-        found = [_enclosure(row) for row in rows.itertuples(index=False)]
-        found = [one for one in found if one is not None]
-        pick = max if largest else min
-        return pick(found, key=lambda one: getattr(one, end), default=None)
+        rows, total = self.run.rows, self.run.rounds
+        rounds = rows["round"] < total if averages else rows["round"] > 0
+        rows = rows.loc[(rows["quantity"] == quantity) & rounds]
+        found = [
+            (int(row.round), one)
+            for row in rows.itertuples(index=False)
+            if (one := _enclosure(row, self.eps)) is not None
+        ]
+        if not found:
+            return None
+        seen = len({t for t, _ in found})
+        ones = [own for _, own in found]
+        one = dataclasses.replace(
+            pick(ones, key=lambda own: getattr(own, end)),
+            value=pick(
+                (own.value for own in ones if own.value == own.value), default=math.nan
+            ),
+            lower=pick(own.lower for own in ones),
+            upper=pick(own.upper for own in ones),
+        )
+        if seen >= total:
+            return one
+        return dataclasses.replace(one, note=f"{SEEN} {seen} of {total} rounds")
 
 
-def _enclosure(row: Any) -> Enclosure | None:
-    """A row's value and ends; a value without ends is rounded, NaN is nothing."""
-    if math.isnan(row.value):
-        return None
+def _enclosure(row: Any, eps: float) -> Enclosure | None:
+    """A row's value and ends; a value without ends is rounded, NaN alone is nothing."""
     missing = math.isnan(row.lower), math.isnan(row.upper)
     if all(missing):
-        return rounded(row.value)
+        return None if math.isnan(row.value) else rounded(row.value, eps)
     return Enclosure(
         row.value,
         -math.inf if missing[0] else row.lower,
@@ -174,38 +276,7 @@ def _enclosure(row: Any) -> Enclosure | None:
     )
 
 
-def rounded(value: float) -> Enclosure:
-    """A norm or a loss in float64: some thousands of roundings, far inside 1e-12."""
-    if math.isinf(value):
-        return Enclosure(value, value, value, method="out of range")
-    return estimate(value, 1e-12 * abs(value), "rounding")
-
-
 def unbroken(rounds: pd.Series | pd.Index) -> bool:
     """Are these the rounds 0, 1, 2, … with none left out?"""
     seen = list(rounds)
     return seen == list(range(len(seen)))
-
-
-def over_promise(
-    losses: pd.Series, promised: Callable[[float], np.ndarray], rate: Enclosure
-) -> Enclosure | None:
-    """Largest loss over its promise after the start, at both ends of a rate.
-
-    Args:
-        losses: by round, the start first, as :attr:`Subject.losses`.
-        promised: what a rate promises of each of these losses, ``(t,)``.
-        rate: a larger one promises smaller losses.
-
-    Returns:
-        ``None`` where a promise has no sense, or is too small for a float.
-    """
-    measured = losses.to_numpy()
-    with np.errstate(all="ignore"):  # what leaves the floats is answered by None
-        worst = [
-            float((measured / promised(end))[1:].max())
-            for end in (rate.value, rate.lower, rate.upper)
-        ]
-    if not all(math.isfinite(one) for one in worst):
-        return None
-    return Enclosure(worst[0], min(worst), max(worst))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ntk_fed import limits
-from ntk_fed.checks.subject import Subject, over_promise
+from ntk_fed.checks.subject import Subject
 from ntk_fed.measured import Enclosure, estimate, exact
 from ntk_fed.models import TwoLayerReLU
 from ntk_fed.observers.kernelshape import ASYMMETRIC
@@ -32,10 +32,11 @@ def gradient_descent(subject: Subject) -> TheoremCheck:
         smallest=start.smallest if two_layer else None,
         distance=start.distance,
         residual=start.residual.norm().item(),
-        **_along_run(subject),
+        displacement=subject.largest("neuron displacement"),
+        change_along=subject.largest("kernel displacement"),
+        smallest_along=subject.smallest("smallest eigenvalue"),
+        worst_ratio=_over_du(subject),
     )
-    if subject.diverged:
-        found = dataclasses.replace(found, worst_ratio=exact(math.inf))
     return du2019.check(found)
 
 
@@ -45,25 +46,17 @@ def width_of(subject: Subject) -> int:
     return model.weight.shape[0] if isinstance(model, TwoLayerReLU) else 0
 
 
-def _along_run(subject: Subject) -> dict[str, Any]:
-    """What the run's rows say; what was not observed stays unmeasured."""
-    changes: dict[str, Any] = {
-        "change_along": subject.largest("kernel displacement"),
-        "smallest_along": subject.smallest("smallest eigenvalue"),
-    }
-    if (moved := subject.largest("neuron displacement")) is not None:
-        changes["displacement"] = moved.value
-    losses, lambda0 = subject.losses, subject.start.lambda0
-    if losses is None or lambda0 is None:
-        return changes
-    times = torch.tensor(losses.index.to_numpy()) * subject.local_steps
-    first, n, step = float(losses.iloc[0]), len(subject.x), subject.step_size
-    changes["worst_ratio"] = over_promise(
-        losses,
-        lambda end: du2019.loss_bound(first, end, n, step, times).numpy(),
-        lambda0,
-    )
-    return changes
+def _over_du(subject: Subject) -> Enclosure | None:
+    """Largest loss over Du et al.'s promise, at both ends of λ0."""
+
+    def promised(end: float) -> np.ndarray:
+        losses, n = subject.losses, len(subject.x)
+        assert losses is not None
+        times = torch.tensor(losses.index.to_numpy()) * subject.local_steps
+        first = float(losses.iloc[0])
+        return du2019.loss_bound(first, end, n, subject.step_size, times).numpy()
+
+    return subject.over_promise(promised, subject.start.lambda0)
 
 
 def trajectory(subject: Subject) -> TheoremCheck:
@@ -89,20 +82,39 @@ def trajectory(subject: Subject) -> TheoremCheck:
     changes: dict[str, Any] = {}
     if math.isfinite(complexity) and error < 1:
         changes["complexity"] = estimate(complexity, complexity * error, "eigh")
-    rows = None if subject.run is None else subject.run.rows
-    if rows is not None:
-        rows = rows.loc[rows["quantity"] == "residual norm"]
-    if rows is not None and len(rows) > 1 and rows["round"].iloc[0] == 0:
-        first = subject.start.residual.double().cpu().numpy().ravel()
-        steps = rows["round"].to_numpy(dtype="int64") * subject.local_steps
-        predicted = arora2019.residual_norms(
-            values, vectors.T @ first, subject.step_size / len(y), steps
-        )
-        worst = arora2019.deviation(rows["value"].to_numpy(dtype="float64"), predicted)
-        changes["deviation"] = estimate(worst, 1e-9, "rounding of norms over ‖r_0‖")
-    if subject.diverged:
-        changes["deviation"] = exact(math.inf)
+    changes["deviation"] = _deviation(subject, values, vectors)
     return arora2019.check(dataclasses.replace(found, **changes))
+
+
+def _deviation(
+    subject: Subject, values: np.ndarray, vectors: np.ndarray
+) -> Enclosure | None:
+    """Of the run's residual norms from the limit kernel's, each with its rounding."""
+    if subject.diverged:
+        return exact(math.inf)
+    if subject.run is None:
+        return None
+    rows = subject.run.rows.loc[subject.run.rows["quantity"] == "residual norm"]
+    if len(rows) < 2 or rows["round"].iloc[0] != 0:
+        return None
+    first = subject.start.residual.double().cpu().numpy().ravel()
+    rounds, norms = rows["round"].to_numpy("int64"), rows["value"].to_numpy("float64")
+    predicted = arora2019.residual_norms(
+        values,
+        vectors.T @ first,
+        subject.step_size / len(subject.x),
+        rounds * subject.local_steps,
+    )
+    worst = arora2019.deviation(norms, predicted)
+    if not math.isfinite(worst):
+        return None if math.isnan(worst) else exact(worst)
+    slack = subject.residual_slack(rounds)
+    apart, slack = np.abs(norms - predicted), slack + slack[0]
+    # Predictions come from eigenvectors: 1e-9 of the first residual is theirs.
+    least = float((apart - slack).max()) / (norms[0] + slack[0]) - 1e-9
+    room = norms[0] - slack[0]
+    most = float((apart + slack).max()) / room + 1e-9 if room > 0 else math.inf
+    return Enclosure(worst, max(least, 0.0), most, method="rounding of norms")
 
 
 def fl_ntk(subject: Subject) -> TheoremCheck:
@@ -114,6 +126,7 @@ def fl_ntk(subject: Subject) -> TheoremCheck:
         failure=subject.failure,
         is_two_layer=subject.is_two_layer,
         sizes=subject.partition.sizes,
+        is_local_descent=subject.is_local_descent,
         uniform=subject.weights == "uniform",
         local_steps=subject.local_steps,
         step_size=subject.step_size,
@@ -129,19 +142,18 @@ def fl_ntk(subject: Subject) -> TheoremCheck:
     extremes = [subject.smallest(name) for name in ASYMMETRIC]
     if all(one is not None for one in extremes):
         changes["asymmetric"] = tuple(one.value for one in extremes if one is not None)
-    changes["worst_ratio"] = _worst_ratio(subject, found)
+    changes["worst_ratio"] = _over_huang(subject, found)
     return huang2021.check(dataclasses.replace(found, **changes))
 
 
-def _worst_ratio(subject: Subject, found: huang2021.Measurements) -> Enclosure | None:
+def _over_huang(subject: Subject, found: huang2021.Measurements) -> Enclosure | None:
     """Largest loss over Huang et al.'s promise, at both ends of λ."""
-    if subject.diverged:
-        return exact(math.inf)
-    losses, lambda0, step = subject.losses, found.lambda0, found.step_size_local
-    if losses is None or lambda0 is None or step is None:
-        return None
+    step = found.step_size_local
 
     def promised(end: float) -> np.ndarray:
+        losses = subject.losses
+        assert losses is not None
+        assert step is not None
         return huang2021.loss_bound(
             float(losses.iloc[0]),
             end,
@@ -152,7 +164,7 @@ def _worst_ratio(subject: Subject, found: huang2021.Measurements) -> Enclosure |
             rounds=losses.index.to_numpy(),
         )
 
-    return over_promise(losses, promised, lambda0)
+    return subject.over_promise(promised, None if step is None else found.lambda0)
 
 
 def _limit(subject: Subject) -> np.ndarray | None:

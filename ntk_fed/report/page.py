@@ -7,8 +7,9 @@ import dataclasses
 
 import jinja2
 
-from ntk_fed.report import answers, curves, moving, tables, widths
+from ntk_fed.report import answers, curves, exponents, moving, tables, widths
 from ntk_fed.report.figures import MOST_POINTS, Drawing
+from ntk_fed.report.laws import axes
 from ntk_fed.report.study import Frame, Study
 from ntk_fed.report.summary import per_run
 from ntk_fed.report.tables import Table
@@ -68,21 +69,22 @@ def _moving(study: Study) -> Section:
 
 def _scaling(study: Study) -> Section:
     title = "How it changes with width"
+    made = {name: exponents.table(study, name) for name in axes(study)}
+    found = [table for table, _ in made.values() if table is not None]
     if len(study.widths) < 2:
-        return Section("scaling", title, [_FEW])
-    table, missing = tables.exponents(study)
+        return Section("scaling", title, [_FEW], tables=found)
+    missing = made["width"][1]
     notes = [
         "Dashed: the slope that the lazy regime leads to expect for widths without "
         "end and a fixed number of rounds. These slopes are heuristics derived in this "
         "project, not theorems. An interval that excludes its slope says that these "
         "widths are not in that regime, or that the heuristic is wrong. The interval "
-        "covers the scatter of pooled seeds about a straight line and assumes their "
-        "errors independent; a bend in the points is not in it."
+        "covers the scatter of the seeds about a straight line and assumes their "
+        "errors independent; a bend is not in it, and has a column of its own."
     ]
     if missing:
         notes.append(f"Without an exponent, for want of points: {listed(missing)}.")
-    figures = widths.scaling(study)
-    return Section("scaling", title, notes, figures, [table] if table else [])
+    return Section("scaling", title, notes, widths.scaling(study), found)
 
 
 def _spectrum(study: Study) -> Section:
@@ -119,8 +121,8 @@ def remarks(study: Study) -> list[str]:
     found = []
     if study.swept:
         found.append(
-            f"Also swept: {listed(study.swept)}. Figures and exponents pool these runs "
-            "by width."
+            f"Also swept: {listed(study.swept)}. Figures pool these runs by width; "
+            "exponents are fitted group by group where each has points enough."
         )
     if study.not_finite:
         found.append(

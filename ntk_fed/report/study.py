@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,18 @@ _CONDITIONS = (
 _LOOKED_FOR = "spec.toml, rows/*.parquet, conditions.parquet, provenance.json"
 
 
+class Answer(NamedTuple):
+    """What a study's decision rule says.
+
+    Attributes:
+        verdict: holds, fails or undecided, of what was asked.
+        words: the sentence that follows it, with the numbers that decided.
+    """
+
+    verdict: str
+    words: str
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Study:
     """What a folder holds.
@@ -41,6 +53,7 @@ class Study:
         spec: ``spec.toml``, parsed.
         spec_text: ``spec.toml``, as it stands.
         provenance: ``provenance.json``.
+        answer: ``answer.json``, where a decision rule was applied.
     """
 
     title: str
@@ -51,6 +64,7 @@ class Study:
     spec: dict[str, Any]
     spec_text: str
     provenance: dict[str, Any]
+    answer: Answer | None = None
 
     @property
     def keys(self) -> list[str]:
@@ -151,7 +165,17 @@ def read(folder: str | os.PathLike[str]) -> Study:
     runs = rows[keys].drop_duplicates().sort_values(order).reset_index(drop=True)
     title = spec.get("title") or _title(spec, runs)
     spectra = _spectra(path, runs["run"].tolist())
-    return Study(title, runs, rows, conditions, spectra, spec, text, about)
+    answer = _answer(path / "answer.json")
+    return Study(title, runs, rows, conditions, spectra, spec, text, about, answer)
+
+
+def _answer(file: Path) -> Answer | None:
+    if not file.is_file():
+        return None
+    try:
+        return Answer(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(file, error) from error
 
 
 def _title(spec: dict[str, Any], runs: Frame) -> str:

@@ -7,12 +7,15 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 
 from ntk_fed.report.study import Column, Frame, Study
 from ntk_fed.report.words import signed
 from ntk_fed.scaling.powerlaw import PowerLaw, power_law
+from ntk_fed.theory.envelope import upper_envelope
 
 EIGENVALUE_CONDITION = "λ_min(H(0)) against ¾ λ0"
+EIGENVALUE = "λ_min(H(0)) ≥ ¾ λ0"  # as the first line of a page says it
 _START = "kernel smallest eigenvalue at the start"
 _ROUNDING = 1e-12  # of a ratio of two norms, relative
 
@@ -25,7 +28,8 @@ class Law:
         quantity: its name in the rows.
         name: as a reader knows it.
         label: of its axis, with the unit.
-        take: which of its rounds make one number per run: ``last`` or ``mean``.
+        take: how its rounds make one number per run: ``first``, ``last``, ``mean``,
+            ``rest`` (one minus the mean), or ``A`` or ``B`` of :func:`semi_lipschitz`.
         slope: exponent expected in the lazy regime, derived in this project.
         why: the argument, in one sentence.
     """
@@ -40,11 +44,17 @@ class Law:
     @property
     def when(self) -> str:
         """Which rounds the number is from, in words."""
-        if self.take == "last":
-            return "last recorded round"
-        return "mean over the recorded rounds"
+        return _WHEN[self.take]
 
 
+_WHEN = {
+    "first": "at the start",
+    "last": "last recorded round",
+    "mean": "mean over the recorded rounds",
+    "rest": "1 − mean ratio over the recorded rounds",
+    "A": "least A with B that hold for every client and round; runs with 0 left out",
+    "B": "least B with A that hold for every client and round; runs with 0 left out",
+}
 _ROWS_MOVE = "rows of weights move by O(m^−½), so O(m^−½) of the gates lie within reach"
 _LINEARISED = "it tends to that of the linearised network: width does not remove it"
 LAWS = (
@@ -78,7 +88,47 @@ LAWS = (
         "drift / gradient norm",
         "mean", 0.0, _LINEARISED,
     ),
+    Law(
+        "linearisation gap",
+        "linearisation gap",
+        "‖f − f_lin‖ / ‖f_lin‖",
+        "last", -0.5, "gates that flip are what the linearised network lacks",
+    ),
 )  # fmt: skip
+_SEMI = "drift² ≤ A · displacement² + B · loss"
+FURTHER_LAWS = (
+    Law(
+        "kernel smallest eigenvalue at the start",
+        "λ_min at the start",
+        "λ_min(Θ_0)",
+        "first", 0.0, "it tends to λ0, which is above 0",
+    ),
+    Law(
+        "distance to the limit kernel",
+        "distance of the start kernel to its limit",
+        "‖Θ_0 − H∞‖",
+        "first", -0.5, "the kernel is a mean over independent hidden units",
+    ),
+    Law(
+        "contraction (P-norm)",
+        "progress per round",
+        "1 − ratio of P-norms",
+        "rest", 0.0, "the federated kernel tends to its limit",
+    ),
+    Law(
+        "squared gradient drift",
+        "A of semi-gradient-Lipschitzness",
+        f"A in {_SEMI}",
+        "A", 0.0, "it tends to the square of the smoothness of the linearised network",
+    ),
+    Law(
+        "squared gradient drift",
+        "B of semi-gradient-Lipschitzness",
+        f"B in {_SEMI}",
+        "B", -0.5, "the Jacobian's change, squared, is the share of gates that differ",
+    ),
+)  # fmt: skip
+ALL_LAWS = (*LAWS, *FURTHER_LAWS)
 
 
 def per_run(study: Study) -> Frame:
@@ -133,10 +183,43 @@ def _contraction(study: Study, rate: Column) -> dict[str, Column]:
 
 
 def points(study: Study, law: Law) -> Frame:
-    """One point per run for a scaling law: ``width``, ``value``."""
-    values = study.each(law.quantity, law.take)
+    """One point per run for a scaling law: the columns of the runs, and ``value``."""
+    match law.take:
+        case "A" | "B":
+            values = semi_lipschitz(study)[law.take]
+        case "rest":
+            values = 1 - study.each(law.quantity, "mean")
+        case _:
+            values = study.each(law.quantity, law.take)
     frame = study.runs.assign(value=values.to_numpy())
     return frame[frame["value"].notna()]
+
+
+def semi_lipschitz(study: Study) -> Frame:
+    """``A`` and ``B`` of each run, with ``drift² ≤ A · displacement² + B · loss``.
+
+    Squared, in norms: ``‖∇F_i(θ_i) − ∇F_i(θ̄)‖² ≤ A ‖θ_i − θ̄‖² + B F_i(θ̄)``. The least
+    pair of numbers that holds for every client and round recorded, by
+    :func:`ntk_fed.theory.envelope.upper_envelope`; NaN where nothing was recorded or a
+    value is not finite.
+
+    Source: the shape of the inequality is that of Deng, Kamani, Mahdavi (2022),
+    arXiv:2107.10868 (recalled); the constants are fitted.
+    """
+    names = [
+        "squared gradient drift",
+        "squared displacement",
+        "local loss at average",
+    ]
+    own = study.rows[study.rows["quantity"].isin(names) & study.rows["layer"].isna()]
+    found = pd.DataFrame(np.nan, index=study.runs["run"], columns=["A", "B"])
+    for run, rows in own.groupby("run"):
+        keys = [rows["round"], rows["step"].fillna(0), rows["client"]]
+        table = rows["value"].groupby([*keys, rows["quantity"]]).first().unstack()
+        values = table.reindex(columns=names).dropna().to_numpy(float)
+        if len(values) and np.isfinite(values).all():
+            found.loc[run] = upper_envelope(values[:, 1:], values[:, 0]).coefficients
+    return found
 
 
 def fit(frame: Frame) -> PowerLaw | None:

@@ -11,14 +11,6 @@ import pandas as pd
 
 from ntk_fed.report.answers import VERDICTS, verdict_counts
 from ntk_fed.report.study import Column, Frame, Study
-from ntk_fed.report.summary import (
-    LAWS,
-    exponent_words,
-    fit,
-    points,
-    slope_words,
-    verdict_on,
-)
 from ntk_fed.report.words import (
     NOTHING,
     counted,
@@ -140,41 +132,8 @@ def runs(study: Study, table: Frame) -> Table:
     return Table("runs", caption, header, rows, csv_uri(table))
 
 
-def exponents(study: Study) -> tuple[Table | None, list[str]]:
-    """Fitted exponents beside the slopes of the theory, and what was left out."""
-    rows, missing, numbers = [], [], []
-    for law in LAWS:
-        found = fit(points(study, law))
-        if found is None:
-            missing.append(law.name)
-            continue
-        agrees = found.agrees_with(law.slope)
-        rows.append(
-            [
-                Cell(law.name, (law.when,)),
-                Cell(exponent_words(found)),
-                Cell(slope_words(law)),
-                Cell(verdict_on(law, found), kind="holds" if agrees else "fails"),
-                Cell(str(found.points)),
-                Cell(number(found.residual, 2)),
-                Cell(WORDING["derived"], (law.why,)),
-            ]
-        )
-        numbers.append({"quantity": law.quantity, "theory": law.slope})
-        numbers[-1] |= dataclasses.asdict(found)
-    if not rows:
-        return None, missing
-    header = (
-        "quantity", "exponent [95 % interval]", "theory", "the interval", "points",
-        "scatter of log", "status and argument",
-    )  # fmt: skip
-    caption = (
-        "Least squares on log-log axes, Student t interval; each run is one point, the "
-        "seeds pooled."
-    )
-    return Table("exponents", caption, header, rows, csv_uri(pd.DataFrame(numbers))), (
-        missing
-    )
+# Long texts, the same in every run: on the page, and in conditions.parquet.
+_TOLD_ONCE = ("statement", "form", "status", "source", "note", "why_not")
 
 
 def conditions(study: Study) -> Table:
@@ -206,7 +165,9 @@ def conditions(study: Study) -> Table:
         "median over seeds), the verdicts over seeds, and both sides (medians). A dash "
         "says that the margin has no meaning, because a side is 0 or missing."
     )
-    return Table("conditions", caption, header, rows, csv_uri(found))
+    repeated = [name for name in _TOLD_ONCE if name in found]
+    csv = csv_uri(found.drop(columns=repeated))
+    return Table("conditions", caption, header, rows, csv)
 
 
 def _why_not(group: Frame) -> str:

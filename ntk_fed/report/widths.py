@@ -20,7 +20,7 @@ from ntk_fed.report.figures import (
 )
 from ntk_fed.report.study import Column, Frame, Study
 from ntk_fed.report.summary import (
-    LAWS,
+    ALL_LAWS,
     Law,
     exponent_words,
     fit,
@@ -132,9 +132,9 @@ def smallest_eigenvalue(study: Study, table: Frame) -> list[Drawing]:
 
 
 def scaling(study: Study) -> list[Drawing]:
-    """Each law of ``LAWS`` on log-log axes: points, fit, reference slope."""
+    """Each law on log-log axes: points, fit, reference slope."""
     drawings = []
-    for law in LAWS:
+    for law in ALL_LAWS:
         frame = points(study, law)
         frame = frame[frame["value"] > 0]
         if frame["width"].nunique() < 2:

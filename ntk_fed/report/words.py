@@ -82,7 +82,7 @@ def span(values: Sequence[float], show=number) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-_SUBSCRIPT = re.compile(r"(?<!\w)(\w̄?)_(\w+|\{[^}]*\})")
+_SUBSCRIPT = re.compile(r"(?<![\w.])(\w̄?)_(\w+|\{[^}]*\})")
 _SUPERSCRIPT = re.compile(r"(?<=\w)\^(−?½|[Tt](?!\w)|\(−½\))")
 
 

@@ -1,6 +1,11 @@
 """From a specification to rows, over a grid that survives a crash."""
 
 from ntk_fed.studies.cost import forecast
+from ntk_fed.studies.requirement import (
+    RequirementSpec,
+    read_requirement,
+    run_requirement,
+)
 from ntk_fed.studies.run import Result, run
 from ntk_fed.studies.spec import RunSpec
 from ntk_fed.studies.store import Store
@@ -9,13 +14,16 @@ from ntk_fed.studies.sweep import Progress, failures, run_study
 
 __all__ = [
     "Progress",
+    "RequirementSpec",
     "Result",
     "RunSpec",
     "Store",
     "StudySpec",
     "failures",
     "forecast",
+    "read_requirement",
     "read_study",
     "run",
+    "run_requirement",
     "run_study",
 ]

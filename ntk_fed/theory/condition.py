@@ -13,6 +13,10 @@ from ntk_fed.measured import Enclosure, Verdict, compare, exact
 
 STATUSES = ("full text", "abstract", "recalled", "derived")
 FORMS = ("mean", "sum", "")
+SEEN = "seen at"  # with it a note begins that says how much of a run was seen
+LOCAL_GD = (
+    "algorithm is Local GD: full batches, all clients, averages, no momentum or decay"
+)
 WORDING = {
     "full text": "the paper's own text",
     "abstract": "as the abstract states",
@@ -96,8 +100,12 @@ class Stated:
         form: str | None = None,
         note: str = "",
     ) -> Condition:
-        """A condition of this statement; arguments as of :class:`Condition`."""
+        """A condition of this statement; arguments as of :class:`Condition`.
+
+        Where a side was not seen in every round, the note says so.
+        """
         own = self.form if form is None else form
+        note = "; ".join(one for one in (note, coverage(left, right)) if one)
         return Condition(
             name, left, relation, right, own, self.status, self.source, note
         )
@@ -155,6 +163,12 @@ class TheoremCheck:
         rows = [_row(self, "hypothesis", h) for h in self.hypotheses]
         rows += [_row(self, "conclusion", self.conclusion)]
         return pd.DataFrame(rows)
+
+
+def coverage(*sides: Enclosure | None) -> str:
+    """In which rounds of a run these were seen, where that was not in all of them."""
+    notes = [one.note for one in sides if one is not None]
+    return "; ".join(dict.fromkeys(note for note in notes if note.startswith(SEEN)))
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:

@@ -14,7 +14,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from ntk_fed.measured import Enclosure, estimate, exact, monotone
+from ntk_fed.measured import Enclosure, exact, monotone
 from ntk_fed.theory.condition import Condition, Stated, TheoremCheck
 
 SOURCE = "Du, Zhai, Poczos, Singh (2019), arXiv:1810.02054"
@@ -108,7 +108,7 @@ class Measurements:
     smallest: Enclosure | None = None
     distance: Enclosure | None = None
     residual: float | None = None
-    displacement: float | None = None
+    displacement: Enclosure | None = None
     smallest_along: Enclosure | None = None
     change_along: Enclosure | None = None
     worst_ratio: Enclosure | None = None
@@ -201,10 +201,7 @@ def _at_start(found: Measurements, constants: dict[str, Enclosure]) -> list[Cond
 
 def _along_run(found: Measurements, constants: dict[str, Enclosure]) -> list[Condition]:
     lambda0 = constants.get("lambda0")
-    moved = None
-    if found.displacement is not None:
-        # A norm of differences of float64 weights, d terms: far inside 1e-12 of itself.
-        moved = estimate(found.displacement, 1e-12 * found.displacement, "rounding")
+    moved = found.displacement
     half = None if lambda0 is None else lambda0.scaled(0.5)
     quarter = None if lambda0 is None else lambda0.scaled(0.25)
     return [

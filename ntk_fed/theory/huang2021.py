@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ntk_fed.measured import Enclosure, estimate, exact, monotone
-from ntk_fed.theory.condition import Condition, Stated, TheoremCheck
+from ntk_fed.theory.condition import LOCAL_GD, Condition, Stated, TheoremCheck
 
 SOURCE = "Huang, Li, Song, Yang (2021), arXiv:2105.05001"
 STATUS = "recalled"
@@ -145,6 +145,7 @@ class Measurements:
         failure: probability ``δ`` the theorem may fail with.
         is_two_layer: is the network the theorem's, with unit-norm inputs?
         sizes: samples of each client.
+        is_local_descent: full batches, all clients, averages, no momentum or decay?
         uniform: are the weights of the average 1/c rather than n_i/n?
         local_steps: K.
         step_size: in mean form.
@@ -160,6 +161,7 @@ class Measurements:
     failure: float
     is_two_layer: bool
     sizes: Sequence[int]
+    is_local_descent: bool
     uniform: bool
     local_steps: int
     step_size: float
@@ -240,6 +242,7 @@ def _hypotheses(
         _condition.yes(
             "network is the theorem's, inputs on the sphere", found.is_two_layer
         ),
+        _condition.yes(LOCAL_GD, found.is_local_descent),
         _condition.yes(
             "algorithm is the theorem's (one step size on sums, uniform average)",
             local is not None, "sum",

@@ -31,6 +31,7 @@ SOURCE = "Jian, Liu (2025), arXiv:2508.12576"
 STATUS = "recalled"
 _condition = Stated(SOURCE, STATUS)
 EXPECTED_SLOPE = -0.5
+_FROM_BELOW = "the Lipschitz constant C is known only from below"
 
 
 class Units(NamedTuple):
@@ -197,7 +198,8 @@ class Measurements:
 def check(found: Measurements) -> TheoremCheck:
     """The theorem's hypotheses, constants and conclusion on these measurements."""
     constants = _constants(found)
-    bound = constants.get("zeta")
+    bound, c = constants.get("zeta"), found.lipschitz
+    open_above = c is not None and math.isinf(c.upper)
     return TheoremCheck(
         "jian2025.wide_limit",
         "In a wide network the clients' models stay within ζ = O(m^{-1/2}) of their "
@@ -209,9 +211,10 @@ def check(found: Measurements) -> TheoremCheck:
         _condition(
             "Σ w_i ‖θ_i − θ̄‖, worst along the run, against ζ",
             constants.get("distance of local models"), "<=", bound, "mean",
+            f"{_FROM_BELOW}: its promise stays undecided" if open_above else
             "in the paper's units" if bound else "no promise unless q is below 1",
         ),
-        why_not="" if found.width else "the network has no hidden layer with a width",
+        why_not="" if found.width else "the network has no single hidden width",
     )  # fmt: skip
 
 
@@ -233,7 +236,8 @@ def _constants(found: Measurements) -> dict[str, Enclosure]:
         ("distance of local models", found.distance, own.distance),
     ):
         if value is not None:
-            constants[name] = monotone(lambda v, by=factor: v * by, value)
+            scaled = monotone(lambda v, by=factor: v * by, value)
+            constants[name] = dataclasses.replace(scaled, note=value.note)
     smallest, c, k = constants.get("λ_min of Θ"), found.lipschitz, found.local_steps
     if smallest is None or c is None:
         return constants
@@ -250,6 +254,7 @@ def _constants(found: Measurements) -> dict[str, Enclosure]:
 def _hypotheses(
     found: Measurements, constants: dict[str, Enclosure]
 ) -> list[Condition]:
+    c = found.lipschitz
     return [
         _condition.yes(
             "algorithm is FedAvg (squared loss, full batches, all clients)",
@@ -260,5 +265,7 @@ def _hypotheses(
         _condition(
             "q = 1 − eta_0 K λ_min/(3n) + (eta_0² K² C⁴/2) e^{eta_0 K C²}",
             constants.get("q"), "<", exact(1.0), "mean",
+            f"{_FROM_BELOW}: this may fail, and never holds"
+            if c is not None and math.isinf(c.upper) else "",
         ),
     ]  # fmt: skip

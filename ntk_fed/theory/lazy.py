@@ -4,7 +4,7 @@ Floor 6: numbers in, numbers out. Derived in this project.
 """
 
 from ntk_fed.measured import Enclosure, estimate, exact
-from ntk_fed.theory.condition import Stated, TheoremCheck
+from ntk_fed.theory.condition import LOCAL_GD, Stated, TheoremCheck
 
 SOURCE = "the federated tangent kernel"
 STATUS = "derived"
@@ -18,17 +18,19 @@ def check(
     server_step_size: float,
     rate: Enclosure,
     definite: bool,
+    is_local_descent: bool,
     worst_ratio: Enclosure | None = None,
     prediction_error: float | None = None,
 ) -> TheoremCheck:
     """Does the linearised network converge linearly, and did the network follow?
 
     Args:
-        smallest: ``λ_min(P^½ΘP^½)``.
+        smallest: ``λ_min(P^½ΘP^½)``, where clients hold samples.
         largest: ``λ_max(P^½ΘP^½)``.
         server_step_size: ``η_g``.
         rate: ``ρ``, per round.
         definite: is ``P`` positive definite on the samples that clients hold?
+        is_local_descent: full batches, all clients, averages, no momentum or decay?
         worst_ratio: largest ``‖P^½ r_t‖ / (ρ^t ‖P^½ r_0‖)`` along the run.
         prediction_error: largest ``‖r_t − r_t^predicted‖ / ‖r_0‖`` along the run.
     """
@@ -49,6 +51,7 @@ def check(
         SOURCE,
         STATUS,
         [
+            _condition.yes(LOCAL_GD, is_local_descent),
             _condition.yes("P positive definite where clients hold samples", definite),
             _condition("λ_min(P^½ΘP^½)", smallest, ">", exact(0.0)),
             _condition(

@@ -207,8 +207,8 @@ def check(found: Measurements) -> TheoremCheck:
         ),
         why_not=""
         if found.is_pyramid
-        else "the network is no pyramid of dense layers without biases and with a "
-        "smooth leaky ReLU, trained on the squared loss; ReLU is not covered",
+        else "the network is no models.Pyramid with a smooth leaky ReLU, trained on "
+        "the squared loss; ReLU is not covered",
     )  # fmt: skip
 
 

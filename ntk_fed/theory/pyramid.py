@@ -98,6 +98,7 @@ def constants_of(
     residual: Float[np.ndarray, "n o"],
     *,
     gamma: float,
+    eps: float = _EPS,
 ) -> Start:
     """The numbers of a network and its data.
 
@@ -107,6 +108,7 @@ def constants_of(
         features: ``F_1 = σ(X W_1)``.
         residual: ``F_L − Y``.
         gamma: smallest slope of the activation.
+        eps: of the dtype they were computed in.
 
     Returns:
         The numbers, in float64. A matrix with too few rows (``W_l``) or columns
@@ -152,7 +154,7 @@ def constants_of(
         frobenius,
         rest,
         gamma,
-        _EPS * max(errors),
+        eps * max(errors),
     )
 
 

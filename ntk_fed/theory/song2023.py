@@ -28,14 +28,18 @@ import numpy as np
 
 from ntk_fed.measured import Enclosure, exact
 from ntk_fed.theory import nguyen2020
-from ntk_fed.theory.condition import Condition, Stated, TheoremCheck
+from ntk_fed.theory.condition import Condition, Stated, TheoremCheck, coverage
 from ntk_fed.theory.pyramid import Start, divided
 
 SOURCE = "Song et al. (2023), PMLR 202:32304"
 OURS = "derived in this project, in the setting of Song et al. (2023)"
 _abstract = Stated(SOURCE, "abstract", "mean")
 _derived = Stated(OURS, "derived", "mean")
-_ALMOST = "what counts as almost zero is ours; the abstract names no number"
+_ALMOST = (
+    "what counts as almost zero is ours; the abstract names no number, and no number "
+    "of rounds: undecided while the loss still falls"
+)
+NO_PYRAMID = "the network is no models.Pyramid, the chain of dense layers meant here"
 _SAMPLED = "S was sampled: consistent at the value found, which certifies nothing"
 _RELU = "the gradient is not Lipschitz (ReLU, say), so that no S exists"
 
@@ -174,7 +178,7 @@ def check(found: Measurements) -> TheoremCheck:
             "loss at the end / loss at the start",
             found.last_over_first, "<=", exact(found.almost_zero), note=_ALMOST,
         ),
-        why_not="" if found.is_pyramid else "the network is no pyramid of dense layers",
+        why_not="" if found.is_pyramid else NO_PYRAMID,
     )  # fmt: skip
 
 
@@ -188,7 +192,7 @@ def check_a_priori(found: Measurements) -> TheoremCheck:
         pl = asked.alpha0.scaled(1 / n)
     shares = tuple(size / n for size in found.sizes)
     default = found.weights in (None, shares)
-    why = "" if found.is_pyramid else "the network is no pyramid of dense layers"
+    why = "" if found.is_pyramid else NO_PYRAMID
     return TheoremCheck(
         "song2023.a_priori",
         "With one wide layer, a pyramid and N1, N2 with right sides times 2√c + 1, a "
@@ -261,12 +265,13 @@ def _step_size(
                     for a, b, c in corners
                 )
             )
+    partly = coverage(s, j, pl)
     sampled = s is not None and math.isinf(s.upper)
     names = ("1 / (4S)", "√(μ / (20 Σ w_i/n_i)) / (S J)")
     asked = []
     for name, limit in zip(names, limits, strict=True):
         fits = sampled and limit is not None and product <= limit.value
-        note = _SAMPLED if fits else ""
+        note = "; ".join(one for one in (_SAMPLED if fits else "", partly) if one)
         asked.append(_derived(f"eta K against {name}", left, "<=", limit, note=note))
     return asked
 

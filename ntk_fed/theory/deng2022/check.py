@@ -117,6 +117,7 @@ class Measurements:
         n: samples of all clients.
         width: smallest hidden width; 0 for another network.
         is_deep_relu: dense ReLU layers, hidden ones among them, and squared loss?
+        is_local_sgd: all clients, plain averages, no momentum or decay?
         ends_fixed: are the first and last layers not trained?
         on_sphere: are all inputs of norm 1?
         straight_within: deviation that passes for a line, chosen by the caller.
@@ -130,6 +131,7 @@ class Measurements:
     n: int
     width: int
     is_deep_relu: bool
+    is_local_sgd: bool
     ends_fixed: bool
     on_sphere: bool
     straight_within: float = 0.1
@@ -161,6 +163,10 @@ def check(found: Measurements) -> TheoremCheck:
 def _hypotheses(found: Measurements) -> list[Condition]:
     return [
         _condition.yes("network is a deep ReLU network", found.is_deep_relu),
+        _condition.yes(
+            "algorithm is Local SGD: all clients, plain averages, no momentum or decay",
+            found.is_local_sgd,
+        ),
         _condition.yes("first and last layers are fixed", found.ends_fixed),
         _condition.yes("inputs of norm 1", found.on_sphere),
         _condition("separation δ of the data", found.separation, ">", exact(0.0)),

@@ -18,6 +18,8 @@ from ntk_fed.theory.qin2022.measurements import ROUNDING, Measurements
 SOURCE = "Qin, Etesami, Uribe (2022), arXiv:2201.12719"
 STATUS = "full text"
 _condition = Stated(SOURCE, STATUS, "mean")
+_KINKS = "the gradient is not Lipschitz (ReLU, say), so that no L exists"
+_EVERY = "needs every iteration: observers.local_sgd in a run with steps=True"
 
 
 def theorem1(found: Measurements) -> TheoremCheck:
@@ -86,6 +88,7 @@ def theorem2(found: Measurements) -> TheoremCheck:
             "<=",
             bound,
         ),
+        why_not="" if found.smooth else _KINKS,
     )
 
 
@@ -184,7 +187,10 @@ def _lemma(
             ),
         ],
         _constants(found, constants),
-        _condition(conclusion, ratio, "<=", exact(1.0)),
+        _condition(
+            conclusion, ratio, "<=", exact(1.0), note=_EVERY if ratio is None else ""
+        ),
+        why_not="" if found.smooth else _KINKS,
     )
 
 

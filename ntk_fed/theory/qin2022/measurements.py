@@ -25,6 +25,7 @@ class Measurements:
         local_steps: K.
         averages: does the server average all clients, plainly and uniformly?
         convex: are the clients' losses known to be convex?
+        smooth: may gradients be Lipschitz? Those of ReLU networks are not.
         rounds: of the run.
         smoothness: L.
         convexity: μ, 0 if some client's loss is flat somewhere.
@@ -45,6 +46,7 @@ class Measurements:
     local_steps: int
     averages: bool
     convex: bool = False
+    smooth: bool = True
     rounds: int | None = None
     smoothness: Enclosure | None = None
     convexity: Enclosure | None = None
