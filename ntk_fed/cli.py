@@ -7,7 +7,6 @@ a result, not an error, unless ``--require`` names it.
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import signal
 import sys
@@ -26,7 +25,6 @@ from ntk_fed.executor import Dask, Executor
 from ntk_fed.measured import Verdict
 from ntk_fed.names import require_known
 from ntk_fed.studies import (
-    Result,
     RunSpec,
     Store,
     StudySpec,
@@ -36,7 +34,12 @@ from ntk_fed.studies import (
     run,
     run_study,
 )
-from ntk_fed.terminal import print_quantities, print_result, progress_of
+from ntk_fed.terminal import (
+    as_json,
+    print_quantities,
+    print_result,
+    progress_of,
+)
 from ntk_fed.theory import TheoremCheck
 from ntk_fed.theory.condition import together
 
@@ -87,7 +90,7 @@ class Check:
         chosen = [theorem for theorem in every if theorem.name in shown]
         result = dataclasses.replace(result, theorems=chosen)
         if self.json:
-            print(json.dumps(_as_json(self.spec, result), indent=1, allow_nan=False))
+            print(json.dumps(as_json(self.spec, result), indent=1, allow_nan=False))
         else:
             print_result(result, Console())
         return _required(every, self.require)
@@ -111,7 +114,7 @@ class Simulate:
         """Run, and say where the rows are."""
         result = run(self.spec, out=self.out, progress=not self.json)
         if self.json:
-            print(json.dumps(_as_json(self.spec, result), indent=1, allow_nan=False))
+            print(json.dumps(as_json(self.spec, result), indent=1, allow_nan=False))
         else:
             print_quantities(result, Console())
             print(f"rows: {self.out / 'rows'}")
@@ -285,54 +288,6 @@ def _required(theorems: list[TheoremCheck], names: tuple[str, ...]) -> int:
                 print(f"ntk-fed: required, but {found[one]}: {one}", file=sys.stderr)
                 status = 1
     return status
-
-
-def _as_json(spec: RunSpec, result: Result) -> dict[str, Any]:
-    """Everything, with nulls for what is not a finite number."""
-    kernel, start = result.start.federated, result.start
-    last = result.rows.loc[result.rows["layer"].isna() & result.rows["client"].isna()]
-    return _finite(
-        {
-            "spec": records.plain(spec),
-            "smallest_eigenvalue": records.plain(start.smallest),
-            "limit_smallest_eigenvalue": start.lambda0 and records.plain(start.lambda0),
-            "rate": kernel.rate,
-            "stable": kernel.stable,
-            "best_server_step_size": kernel.best_server_step_size,
-            "step_size": start.step_size,
-            "status": result.history.status,
-            "rounds": result.history.rounds,
-            "theorems": [
-                {
-                    "name": theorem.name,
-                    "statement": theorem.statement,
-                    "source": theorem.source,
-                    "status": theorem.status,
-                    "why_not": theorem.why_not,
-                    "verdict": None if theorem.why_not else str(theorem.verdict),
-                    "constants": {
-                        k: records.plain(v) for k, v in theorem.constants.items()
-                    },
-                    "conditions": theorem.to_frame().to_dict("records"),
-                }
-                for theorem in result.theorems
-            ],
-            "last": {
-                str(row.quantity): row.value for row in last.itertuples(index=False)
-            },
-        }
-    )
-
-
-def _finite(value: Any) -> Any:
-    """The same structure with ``None`` for NaN and infinities, which JSON lacks."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 if __name__ == "__main__":

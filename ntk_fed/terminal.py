@@ -6,15 +6,17 @@ Floor 10.
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from ntk_fed import records
 from ntk_fed.measured import Enclosure, Verdict
 from ntk_fed.simulate import DIVERGED
-from ntk_fed.studies import Progress, Result
+from ntk_fed.studies import Progress, Result, RunSpec
 from ntk_fed.theory import TheoremCheck
 from ntk_fed.theory.condition import WORDING
 
@@ -142,3 +144,51 @@ def _enclosure(found: Enclosure) -> str:
 
 def _short(found: Enclosure | None) -> str:
     return "not measured" if found is None else f"{found.value:.4g}"
+
+
+def as_json(spec: RunSpec, result: Result) -> dict[str, Any]:
+    """Everything, with nulls for what is not a finite number."""
+    kernel, start = result.start.federated, result.start
+    last = result.rows.loc[result.rows["layer"].isna() & result.rows["client"].isna()]
+    return _finite(
+        {
+            "spec": records.plain(spec),
+            "smallest_eigenvalue": records.plain(start.smallest),
+            "limit_smallest_eigenvalue": start.lambda0 and records.plain(start.lambda0),
+            "rate": kernel.rate,
+            "stable": kernel.stable,
+            "best_server_step_size": kernel.best_server_step_size,
+            "step_size": start.step_size,
+            "status": result.history.status,
+            "rounds": result.history.rounds,
+            "theorems": [
+                {
+                    "name": theorem.name,
+                    "statement": theorem.statement,
+                    "source": theorem.source,
+                    "status": theorem.status,
+                    "why_not": theorem.why_not,
+                    "verdict": None if theorem.why_not else str(theorem.verdict),
+                    "constants": {
+                        k: records.plain(v) for k, v in theorem.constants.items()
+                    },
+                    "conditions": theorem.to_frame().to_dict("records"),
+                }
+                for theorem in result.theorems
+            ],
+            "last": {
+                str(row.quantity): row.value for row in last.itertuples(index=False)
+            },
+        }
+    )
+
+
+def _finite(value: Any) -> Any:
+    """The same structure with ``None`` for NaN and infinities, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -114,6 +114,7 @@ def test_a_worker_that_dies_takes_nothing_with_it(tmp_path):
     assert (tmp_path / "1.seen").exists()
 
 
+@pytest.mark.long
 def test_a_task_that_kills_its_workers_is_lost_and_said():
     [found] = Processes(1).outcomes(die, [Task((0,))])
     assert found.status == "lost"
@@ -132,6 +133,7 @@ def test_a_task_over_its_time_is_stopped():
     assert time.perf_counter() - began < 50  # the minute was not waited for
 
 
+@pytest.mark.long
 def test_memory_is_never_promised_twice(tmp_path):
     half = [Task((str(tmp_path), str(i)), bytes=60) for i in range(4)]
     executor = Processes(2, memory=100)
@@ -246,12 +248,14 @@ def test_a_cluster_gives_the_same(dask):
     assert dict(run(plus, [(1,), (2,)], executor=dask, shared=10)) == {0: 11, 1: 12}
 
 
+@pytest.mark.long
 def test_a_worker_of_a_cluster_that_dies_takes_nothing_with_it(dask, tmp_path):
     tasks = [(str(tmp_path), x) for x in range(4)]
     assert dict(run(die_once, tasks, executor=dask)) == {i: i for i in range(4)}
     assert (tmp_path / "1.seen").exists()
 
 
+@pytest.mark.long
 def test_kernel_tiles_are_the_same_on_a_cluster(dask):
     model = nf.models.MLP([5, 16, 1], seed=0)
     x = torch.randn(40, 5, dtype=torch.float64)

@@ -316,7 +316,10 @@ def plateau(m):
 
 @pytest.mark.parametrize(
     ("curve", "true", "error", "repetitions"),
-    [(logistic, 512, 0.05, REPETITIONS), (plateau, 4096, 0.3, 400)],
+    [
+        pytest.param(logistic, 512, 0.05, REPETITIONS, marks=pytest.mark.long),
+        (plateau, 4096, 0.3, 400),
+    ],
 )
 def test_searches_are_wrong_as_rarely_as_promised(curve, true, error, repetitions):
     assert true == next(m for m in LADDER if curve(m) >= 0.9)

@@ -63,6 +63,7 @@ def reference(tmp_path_factory):
     return content(run_study(study(), folder))
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_told_and_stops_no_other(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     base = dataclasses.replace(SMALL, model=f"{tmp_path / 'own.py'}:broken")
@@ -129,7 +130,7 @@ def children(pid):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kills_at_random_moments_lose_and_double_nothing(reference, tmp_path):
     """The parent at every other moment, a worker at the others."""
     draw = random.Random(int(os.environ.get("NTK_FED_KILL_SEED", "0")))
@@ -153,7 +154,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(reference, tmp_path):
     print(f"{KILLS} kills, {mid_study} of them while the study ran")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_studies_on_one_folder_share_the_work(reference, tmp_path):
     folder = tmp_path / "shared"
     both = [start(folder), start(folder)]
@@ -173,7 +174,7 @@ def test_a_run_claimed_elsewhere_is_left_alone(tmp_path):
         assert own  # given back
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cluster_with_a_worker_killed_gives_the_same_tables(reference, tmp_path):
     from distributed import LocalCluster
 
@@ -199,6 +200,7 @@ def test_a_cluster_with_a_worker_killed_gives_the_same_tables(reference, tmp_pat
     assert content(folder) == reference
 
 
+@pytest.mark.slow
 def test_folders_of_two_machines_become_one(reference, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     run_study(study(seeds=(0,)), one)
@@ -252,18 +254,18 @@ def test_the_size_of_a_run_by_hand(tmp_path):
 
 
 PEAK = """
-import resource
 from ntk_fed.executor.common import single_thread
 from ntk_fed.studies import RunSpec, run
 from ntk_fed.studies.cost import size_of
 single_thread()
 spec = RunSpec(rounds=2, local_steps=1, every=2, kernel_every=2, **{options})
 run(spec)
-print(size_of(spec).bytes(spec), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = open("/proc/self/status").read()  # getrusage knows the parent's peak too
+print(size_of(spec).bytes(spec), status.split("VmHWM:")[1].split()[0])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options",
     [
@@ -306,7 +308,7 @@ width = [16, 32]
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_from_the_command_line(tmp_path, capsys):
     (tmp_path / "tiny.toml").write_text(TOML)
     assert cli.main(["study", str(tmp_path / "tiny.toml"), "--dry-run"]) == 0

@@ -1,11 +1,8 @@
 """From a specification to rows, over a grid that survives a crash."""
 
 from ntk_fed.studies.cost import forecast
-from ntk_fed.studies.requirement import (
-    RequirementSpec,
-    read_requirement,
-    run_requirement,
-)
+from ntk_fed.studies.requirement import run_requirement
+from ntk_fed.studies.requirementspec import RequirementSpec, read_requirement
 from ntk_fed.studies.run import Result, run
 from ntk_fed.studies.spec import RunSpec
 from ntk_fed.studies.store import Store

@@ -66,15 +66,14 @@ class Random:
         kinds = {field.name: field.type for field in dataclasses.fields(RunSpec)}
         found = []
         for k in range(self.draws):
-            random = np.random.default_rng(derive(self.seed, "design", k))
-            found.append(
-                {
-                    name: one.draw(random, whole=float not in _kinds(kinds[name]))
-                    if isinstance(one, Range)
-                    else one[int(random.integers(len(one)))]
-                    for name, one in self.fields.items()
-                }
-            )
+            drawn: dict[str, Any] = {}
+            for name, one in self.fields.items():  # each from a stream of its own
+                random = np.random.default_rng(derive(self.seed, f"design {name}", k))
+                if isinstance(one, Range):
+                    drawn[name] = one.draw(random, float not in _kinds(kinds[name]))
+                else:
+                    drawn[name] = one[int(random.integers(len(one)))]
+            found.append(drawn)
         return found
 
 
