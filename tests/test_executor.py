@@ -219,7 +219,10 @@ def test_workers_end_with_their_parent(tmp_path):
     wait_until(lambda: len(list(marks.iterdir())) == 2)
     parent.kill()
     parent.wait()
-    wait_until(lambda: not any(alive(int(mark.name)) for mark in marks.iterdir()))
+    pids = [int(mark.name) for mark in marks.iterdir()]
+    wait_until(lambda: not any(map(alive, pids)))
+    assert len(pids) == 2
+    assert not any(map(alive, pids))
 
 
 def alive(pid):

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from ntk_fed.errors import RunFolderError
 from ntk_fed.names import require_known
-from ntk_fed.records import write_atomically
 from ntk_fed.report.answers import VERDICTS
 from ntk_fed.report.index import entries, index_html
 from ntk_fed.report.page import html
 from ntk_fed.report.required import is_required, render_required
 from ntk_fed.report.study import Answer, read
+from ntk_fed.report.template import write
 
 __all__ = ["Answer", "render", "render_index", "render_required"]
 
@@ -52,15 +52,15 @@ def render(
         return render_required(folder, question=question, answer=answer)
     study, kept = read(folder), Path(folder) / "question.md"
     if question is not None:
-        _write(kept, question)
+        write(kept, question)
     elif kept.exists():
         question = kept.read_text()
     if answer is not None:
         require_known("verdict of the answer", answer.verdict, VERDICTS)
         text = json.dumps(answer._asdict(), ensure_ascii=False, indent=1) + "\n"
-        _write(Path(folder) / "answer.json", text)
+        write(Path(folder) / "answer.json", text)
         study = dataclasses.replace(study, answer=answer)
-    return _write(Path(folder) / "index.html", html(study, question))
+    return write(Path(folder) / "index.html", html(study, question))
 
 
 def render_index(folder: str | os.PathLike[str] = "reports") -> Path:
@@ -87,9 +87,4 @@ def render_index(folder: str | os.PathLike[str] = "reports") -> Path:
             f"{str(folder)!r} holds no report folder (looked for */index.html beside "
             "*/spec.toml). Render one first: ntk-fed report FOLDER."
         )
-    return _write(path / "index.html", index_html(found))
-
-
-def _write(path: Path, text: str) -> Path:
-    write_atomically(path, lambda file: file.write(text.encode()))
-    return path
+    return write(path / "index.html", index_html(found))

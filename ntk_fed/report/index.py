@@ -7,13 +7,11 @@ import dataclasses
 from pathlib import Path
 from urllib.parse import quote
 
-import jinja2
-
 from ntk_fed.report.answers import headline
 from ntk_fed.report.required import is_required, read_required
 from ntk_fed.report.study import Study, read
 from ntk_fed.report.summary import EIGENVALUE, per_run
-from ntk_fed.report.words import maths
+from ntk_fed.report.template import filled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +81,4 @@ def first_line(study: Study) -> tuple[str, str]:
 
 def index_html(found: list[Entry]) -> str:
     """The page; no date is on it, so that equal folders give equal bytes."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ntk_fed.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["maths"] = maths
-    return environment.get_template("index.html.j2").render(entries=found)
+    return filled("index.html.j2", entries=found)

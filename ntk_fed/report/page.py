@@ -5,15 +5,14 @@ Floor 9.
 
 import dataclasses
 
-import jinja2
-
 from ntk_fed.report import answers, curves, exponents, moving, tables, widths
 from ntk_fed.report.figures import MOST_POINTS, Drawing
 from ntk_fed.report.laws import axes
 from ntk_fed.report.study import Frame, Study
 from ntk_fed.report.summary import per_run
 from ntk_fed.report.tables import Table
-from ntk_fed.report.words import counted, listed, maths, paragraphs
+from ntk_fed.report.template import filled
+from ntk_fed.report.words import counted, listed, paragraphs
 
 _FEW = "Fewer than two widths were run, so nothing is drawn against width."
 
@@ -138,15 +137,8 @@ def html(study: Study, question: str | None) -> str:
     """The whole page."""
     table = per_run(study)
     verdict, words = answers.headline(table)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ntk_fed.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["maths"] = maths
-    return environment.get_template("report.html.j2").render(
+    return filled(
+        "report.html.j2",
         study=study,
         verdict=verdict,
         headline=words,
@@ -162,6 +154,6 @@ def html(study: Study, question: str | None) -> str:
         remarks=remarks(study),
         question=paragraphs(question) if question else [],
         sections=sections(study, table),
-        provenance=tables.provenance(study),
+        provenance=tables.provenance(study.provenance),
         single=len(study.runs) == 1 and "grid" not in study.spec,
     )

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from ntk_fed import records
@@ -19,13 +18,13 @@ from ntk_fed.names import require_known
 from ntk_fed.report.answers import VERDICTS
 from ntk_fed.report.brackets import drawings
 from ntk_fed.report.study import Answer, Frame
-from ntk_fed.report.tables import Cell, Table, csv_uri
+from ntk_fed.report.tables import Cell, Table, csv_uri, provenance
+from ntk_fed.report.template import filled, write
 from ntk_fed.report.words import (
     NOTHING,
     counted,
     enclosure,
     listed,
-    maths,
     number,
     paragraphs,
 )
@@ -136,29 +135,17 @@ def render_required(
     if answer is not None:
         require_known("verdict of the answer", answer.verdict, VERDICTS)
         text = json.dumps(answer._asdict(), ensure_ascii=False, indent=1) + "\n"
-        _write(path / "answer.json", text)
+        write(path / "answer.json", text)
     if question is not None:
-        _write(kept, question)
+        write(kept, question)
     elif kept.exists():
         question = kept.read_text()
-    return _write(path / "index.html", _html(read_required(path), question))
-
-
-def _write(path: Path, text: str) -> Path:
-    records.write_atomically(path, lambda file: file.write(text.encode()))
-    return path
+    return write(path / "index.html", _html(read_required(path), question))
 
 
 def _html(found: Required, question: str | None) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ntk_fed.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["maths"] = maths
-    return environment.get_template("required.html.j2").render(
+    return filled(
+        "required.html.j2",
         found=found,
         answer=found.first_line,
         question=paragraphs(question) if question else [],
@@ -167,7 +154,7 @@ def _html(found: Required, question: str | None) -> str:
         brackets=_brackets(found),
         exponents=_exponents(found),
         theory=_theory(found),
-        provenance=_provenance(found),
+        provenance=provenance(found.provenance),
     )
 
 
@@ -293,14 +280,3 @@ def _theory(found: Required) -> Table:
         "against the papers' text."
     )
     return Table("theory", caption, header, rows, csv_uri(table))
-
-
-def _provenance(found: Required) -> Table:
-    rows = []
-    for name, value in found.provenance.items():
-        parts = value.items() if isinstance(value, dict) else [(None, value)]
-        for part, one in parts:
-            label = f"{name}: {part}" if part else name
-            text = "not recorded" if one is None else str(one)
-            rows.append([Cell(label.replace("_", " ")), Cell(text)])
-    return Table("provenance", "From provenance.json.", ("what", "value"), rows)

@@ -6,6 +6,8 @@ Floor 9: numbers come from ``report.summary`` and the recorded conditions.
 import base64
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -238,10 +240,10 @@ def normal_outcomes(study: Study) -> list[str]:
     return notes
 
 
-def provenance(study: Study) -> Table:
-    """Who computed this, with what."""
+def provenance(about: Mapping[str, Any]) -> Table:
+    """Who computed this, with what: ``provenance.json`` as a table."""
     rows = []
-    for name, value in study.provenance.items():
+    for name, value in about.items():
         parts = value.items() if isinstance(value, dict) else [(None, value)]
         for part, one in parts:
             label = f"{name}: {part}" if part else name
