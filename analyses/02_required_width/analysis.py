@@ -1,6 +1,10 @@
-"""Required widths: run what is missing, apply the decision rule, write the page.
+"""Required widths: run what is missing, apply the decision rule, write the pages.
 
-python analyses/02_required_width/analysis.py [--spec study.toml] [--out FOLDER]
+python analyses/02_required_width/analysis.py [--out reports/02_required_width]
+    [--spec tiny.toml]
+
+The sphere goes to OUT_sphere. With another specification than study.toml only that
+one is run.
 """
 
 import argparse
@@ -69,16 +73,26 @@ def decision(folder: Path) -> Answer:
     )
 
 
+def run_and_render(name: str, out: Path) -> None:
+    """One search of this folder, and its page."""
+    spec = read_requirement(HERE / name)
+    folder = run_requirement(spec, out, report=lambda text: print(text, flush=True))
+    answer = decision(folder)
+    question = (HERE / "QUESTION.md").read_text()
+    print(render_required(folder, question=question, answer=answer))
+    print(f"{answer.verdict}: {answer.words}")
+
+
 def main() -> None:
-    """Run what is not done yet, then write the page and print where it is."""
+    """Run what is not done yet, then write the pages and print where they are."""
     parser = argparse.ArgumentParser(description="Required widths, and their report.")
     parser.add_argument("--spec", default="study.toml", help="file beside this one")
     parser.add_argument("--out", default="reports/02_required_width", help="folder")
     options = parser.parse_args()
-    spec = read_requirement(HERE / options.spec)
-    folder = run_requirement(spec, options.out, report=lambda t: print(t, flush=True))
-    question = (HERE / "QUESTION.md").read_text()
-    print(render_required(folder, question=question, answer=decision(folder)))
+    out = Path(options.out).resolve()
+    run_and_render(options.spec, out)
+    if options.spec == "study.toml":
+        run_and_render("sphere.toml", out.with_name(f"{out.name}_sphere"))
 
 
 if __name__ == "__main__":  # worker processes import this file again

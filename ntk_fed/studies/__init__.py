@@ -1,5 +1,6 @@
 """From a specification to rows, over a grid that survives a crash."""
 
+from ntk_fed.studies.compute import Progress
 from ntk_fed.studies.cost import forecast
 from ntk_fed.studies.requirement import run_requirement
 from ntk_fed.studies.requirementspec import RequirementSpec, read_requirement
@@ -7,7 +8,7 @@ from ntk_fed.studies.run import Result, run
 from ntk_fed.studies.spec import RunSpec
 from ntk_fed.studies.store import Store
 from ntk_fed.studies.study import StudySpec, read_study
-from ntk_fed.studies.sweep import Progress, failures, run_study
+from ntk_fed.studies.sweep import failures, run_study
 
 __all__ = [
     "Progress",

@@ -131,6 +131,7 @@ def observers_of(
             every=spec.kernel_every,
             reference=start.gram,
         ),
+        observers.linearisation_gap(model, partition, every=spec.kernel_every),
     ]
     if isinstance(model, TwoLayerReLU):  # the theorem of the asymmetric kernel
         rare: dict[str, Any] = {"every": spec.kernel_every}

@@ -16,6 +16,7 @@ import scipy.optimize
 
 from ntk_fed.params import trainable
 from ntk_fed.studies.build import model_of, partition_of
+from ntk_fed.studies.compute import words
 from ntk_fed.studies.run import run
 from ntk_fed.studies.spec import RunSpec
 
@@ -173,14 +174,6 @@ class Forecast:
             f"the cost model is off by a factor of {self.error:.2f} at most on the "
             "short runs it was fitted to",
         ]
-
-
-def words(seconds: float) -> str:
-    """A length of time as one reads it."""
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds" if seconds >= 10 else f"{seconds:.1f} seconds"
 
 
 def forecast(

@@ -21,6 +21,7 @@ from ntk_fed.errors import RunFolderError, TaskError
 from ntk_fed.executor import Executor, Processes
 from ntk_fed.scaling import Bracket, search
 from ntk_fed.scaling.bisection import Pair
+from ntk_fed.studies.compute import compute
 from ntk_fed.studies.conditions import (
     Answer,
     Recorded,
@@ -31,7 +32,7 @@ from ntk_fed.studies.exponents import exponents_of, needs_of
 from ntk_fed.studies.requirementspec import RequirementSpec
 from ntk_fed.studies.spec import RunSpec
 from ntk_fed.studies.store import Store
-from ntk_fed.studies.sweep import DONE, tasks_of, until_done
+from ntk_fed.studies.sweep import jobs_of, run_in_folder
 
 OUTCOMES = ("value", "condition", "width", "seed", "met", "number")
 
@@ -127,26 +128,13 @@ class _Trials:
     def _compute(self, specs: list[RunSpec]) -> None:
         if not specs:
             return
-        tasks = tasks_of(specs, self.store.folder)
-        failed = ""
-        for outcome in until_done(self.executor, tasks, specs, self.store):
-            one = specs[outcome.index]
-            self.computed += 1
-            if outcome.status == DONE:
-                self.store.forget_failure(one.key)
-                continue
-            self.store.note_failure(
-                one.key,
-                status=outcome.status,
-                error=outcome.error,
-                seconds=outcome.seconds,
-                spec=records.plain(one),
-            )
-            failed = one.key
+        self.computed += len(specs)
+        jobs = jobs_of(specs, self.store.folder)
+        failed = compute(run_in_folder, jobs, self.store, self.executor)
         if failed:
             raise TaskError(
                 f"a run failed, and without it no width can be decided. The reason is "
-                f"in {str(self.store.failure(failed))!r}; start again after that."
+                f"in {str(self.store.failure(failed[0]))!r}; start again after that."
             )
 
 

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,49 +16,16 @@ import torch
 
 from ntk_fed import records
 from ntk_fed.errors import RunFolderError
-from ntk_fed.executor import Executor, Outcome, Processes, Task
+from ntk_fed.executor import Executor, Processes, Task
 from ntk_fed.kernel.plan import free_memory
-from ntk_fed.studies.cost import size_of, words
+from ntk_fed.studies.compute import DONE, ELSEWHERE, Job, Progress, compute
+from ntk_fed.studies.cost import size_of
 from ntk_fed.studies.run import run
 from ntk_fed.studies.spec import RunSpec
 from ntk_fed.studies.store import Store
 from ntk_fed.studies.study import StudySpec
 
-DONE, ELSEWHERE = "done", "elsewhere"
-_PATIENCE = 0.5  # seconds between two looks at a run that another process has claimed
 _SHARE = 0.9  # of free memory that runs may take together
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """How far a study is.
-
-    Attributes:
-        done: runs that are complete.
-        failed: that failed, were late or lost.
-        total: all runs.
-        running: at a time, at most.
-        seconds: since the beginning.
-        left: seconds until the end, about; NaN while nothing is known.
-        latest: the run that has just ended, in words.
-    """
-
-    done: int
-    failed: int
-    total: int
-    running: int
-    seconds: float
-    left: float
-    latest: str
-
-    def line(self) -> str:
-        """For a log."""
-        failed = f", {self.failed} failed" if self.failed else ""
-        left = "" if self.left != self.left else f", about {words(self.left)} left"
-        return (
-            f"{self.done} of {self.total} done{failed}, {self.running} running after "
-            f"{words(self.seconds)}{left}: {self.latest}"
-        )
 
 
 def run_in_folder(spec: RunSpec, folder: str) -> str:
@@ -103,7 +70,9 @@ def run_study(
             time_limit=study.time_limit,
             memory=int(_SHARE * free_memory(torch.device("cpu"))),
         )
-        _compute(study, new, store, where, report)
+        jobs = jobs_of(new, store.folder, study.swept)
+        before = len(specs) - len(new)
+        compute(run_in_folder, jobs, store, where, before=before, report=report)
     _merge(study, [s for s in specs if store.is_done(s.key)], store.folder)
     if new or not (store.folder / "provenance.json").exists():  # not of a mere look
         seconds = round(time.monotonic() - began, 3)
@@ -118,8 +87,10 @@ def failures(study: StudySpec, store: Store) -> list[str]:
     return [k for k in keys if store.failure(k).exists() and not store.is_done(k)]
 
 
-def tasks_of(specs: Sequence[RunSpec], folder: Path) -> list[Task]:
-    """Runs as tasks, with what they are expected to take."""
+def jobs_of(
+    specs: Sequence[RunSpec], folder: Path, swept: Sequence[str] = ()
+) -> list[Job]:
+    """Runs as jobs for :func:`run_in_folder`, with what they are expected to take."""
     found, known = [], {}
     for spec in specs:
         alike = dataclasses.replace(spec, seed=0, data_seed=0).key
@@ -128,87 +99,10 @@ def tasks_of(specs: Sequence[RunSpec], folder: Path) -> list[Task]:
             with contextlib.suppress(Exception):  # what cannot be built fails as a run
                 size = size_of(spec)
                 known[alike] = float(size.terms(spec)[2:].sum()), size.bytes(spec)
-        seconds, needed = known[alike]
-        found.append(Task((spec, str(folder)), seconds, needed))
+        task = Task((spec, str(folder)), *known[alike])
+        label = ", ".join(f"{name} {getattr(spec, name)}" for name in swept)
+        found.append(Job(spec.key, task, label, records.plain(spec)))
     return found
-
-
-def _compute(
-    study: StudySpec,
-    specs: list[RunSpec],
-    store: Store,
-    executor: Executor,
-    report: Callable[[Progress], None],
-) -> None:
-    """Compute what is missing; what others compute is waited for."""
-    began, total = time.monotonic(), len(study.runs())
-    tasks = tasks_of(specs, store.folder)
-    ended = bad = 0
-    for outcome in until_done(executor, tasks, specs, store):
-        spec, task = specs[outcome.index], tasks[outcome.index]
-        ended += 1
-        if outcome.status == DONE:
-            store.forget_failure(spec.key)
-        else:
-            bad += 1
-            store.note_failure(
-                spec.key,
-                status=outcome.status,
-                error=outcome.error,
-                seconds=outcome.seconds,
-                spec=records.plain(spec),
-            )
-        left = len(specs) - ended
-        seconds = time.monotonic() - began
-        swept = [f"{name} {getattr(spec, name)}" for name in study.swept]
-        reason = f" {outcome.status}" if outcome.status != DONE else ""
-        report(
-            Progress(
-                total - len(specs) + ended - bad,
-                bad,
-                total,
-                min(executor.workers, left),
-                seconds,
-                _left(seconds, tasks, task, ended),
-                (", ".join(swept) or spec.key) + reason,
-            )
-        )
-
-
-def _left(seconds: float, tasks: list[Task], last: Task, ended: int) -> float:
-    """Time left if work goes on at the speed so far; the longest went first."""
-    order = sorted((task.seconds for task in tasks), reverse=True)
-    done, rest = sum(order[:ended]), sum(order[ended:])
-    return seconds * rest / done if done > 0 else float("nan")
-
-
-def until_done(
-    executor: Executor, tasks: list[Task], specs: list[RunSpec], store: Store
-) -> Iterator[Outcome]:
-    """Outcomes of all tasks; those claimed elsewhere are asked for until done."""
-    waiting = list(range(len(tasks)))
-    while waiting:
-        own, waiting = waiting, []
-        for outcome in executor.outcomes(run_in_folder, [tasks[i] for i in own]):
-            outcome = dataclasses.replace(outcome, index=own[outcome.index])
-            if outcome.status == DONE and outcome.result == ELSEWHERE:
-                waiting.append(outcome.index)
-            else:
-                yield outcome
-        for index in list(waiting):
-            if _wait(store, specs[index].key):
-                waiting.remove(index)
-                yield Outcome(index, DONE, DONE)
-
-
-def _wait(store: Store, key: str) -> bool:
-    """Until the run is done elsewhere (``True``) or was given up there (``False``)."""
-    while not store.is_done(key):
-        with store.claim(key) as free:
-            if free:
-                return store.is_done(key)
-        time.sleep(_PATIENCE)
-    return True
 
 
 def _merge(study: StudySpec, specs: list[RunSpec], folder: Path) -> None:
