@@ -7,6 +7,7 @@ Nothing here is pickled.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -201,15 +202,10 @@ def provenance(**more: Any) -> dict[str, Any]:
     Args:
         more: further entries, such as seeds, data checksums or wall time.
     """
-    packages = ("ntk-fed", "torch", "numpy", "scipy", "pandas", "seaborn")
-    versions = {}
-    for package in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
     return {
         "commit": commit(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": dict(_versions()),
         "machine": platform.machine(),
         "processors": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
@@ -217,6 +213,15 @@ def provenance(**more: Any) -> dict[str, Any]:
         "blas": blas.chosen(),
         **more,
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("ntk-fed", "torch", "numpy", "scipy", "pandas", "seaborn"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def _blas_threads() -> list[int]:
@@ -234,8 +239,12 @@ def digest(named: Mapping[str, torch.Tensor]) -> str:
     return found.hexdigest()
 
 
+@functools.cache
 def commit() -> str | None:
-    """The commit of the checkout the package runs from, ``None`` outside of one."""
+    """The commit of the checkout the package runs from, ``None`` outside of one.
+
+    As it was when this process first asked.
+    """
     here = Path(__file__).parent
     try:
         found = subprocess.run(

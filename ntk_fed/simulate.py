@@ -171,7 +171,7 @@ def _watch(
 
     Rows are appended as they come, and ``done`` says how many belong to whole rounds.
     """
-    last = -math.inf  # the first round is saved at once
+    last = time.monotonic()
     told: set[str] = set()
     try:
         for item in items:

@@ -22,7 +22,7 @@ FLOORS = [
     ["observers", "runfolder", "simulate", "start", "checks"],
     ["studies"],
     ["report"],
-    ["terminal", "cli"],
+    ["analysis", "terminal", "cli"],
     ["__init__"],
 ]  # ground floor first
 # On one floor a module may import those named before it, so that there is no circle.

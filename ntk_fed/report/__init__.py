@@ -11,13 +11,35 @@ from pathlib import Path
 from ntk_fed.errors import RunFolderError
 from ntk_fed.names import require_known
 from ntk_fed.report.answers import VERDICTS
+from ntk_fed.report.conclusion import (
+    Conclusion,
+    Finding,
+    Panel,
+    Part,
+    Shown,
+    finding,
+    is_conclusion,
+)
+from ntk_fed.report.findings import render_findings
 from ntk_fed.report.index import entries, index_html
 from ntk_fed.report.page import html
 from ntk_fed.report.required import is_required, render_required
 from ntk_fed.report.study import Answer, read
 from ntk_fed.report.template import write
 
-__all__ = ["Answer", "render", "render_index", "render_required"]
+__all__ = [
+    "Answer",
+    "Conclusion",
+    "Finding",
+    "Panel",
+    "Part",
+    "Shown",
+    "finding",
+    "render",
+    "render_findings",
+    "render_index",
+    "render_required",
+]
 
 
 def render(
@@ -48,6 +70,8 @@ def render(
             or the page cannot be written.
         UnknownNameError: the answer's verdict is none of the three.
     """
+    if is_conclusion(Path(folder)) and answer is None:
+        return render_findings(folder, question=question)
     if is_required(Path(folder)):
         return render_required(folder, question=question, answer=answer)
     study, kept = read(folder), Path(folder) / "question.md"

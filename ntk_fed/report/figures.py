@@ -102,8 +102,8 @@ def draw(
     return Drawing(f"data:image/svg+xml;base64,{text}", alt, caption)
 
 
-def colours(levels: Sequence[int]) -> dict[int, str]:
-    """A colour for each width: light is narrow, dark is wide."""
+def colours(levels: Sequence[float]) -> dict[float, str]:
+    """A colour for each number, such as a width: light is small, dark is large."""
     shades = np.linspace(0.78, 0.05, len(levels)) if len(levels) > 1 else [0.35]
     palette = mpl.colormaps["viridis"](shades)
     return {level: to_hex(c) for level, c in zip(levels, palette, strict=True)}

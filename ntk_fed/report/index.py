@@ -8,6 +8,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ntk_fed.report.answers import headline
+from ntk_fed.report.conclusion import is_conclusion, read_conclusion
+from ntk_fed.report.findings import about, title_of
 from ntk_fed.report.required import is_required, read_required
 from ntk_fed.report.study import Study, read
 from ntk_fed.report.summary import EIGENVALUE, per_run
@@ -46,6 +48,8 @@ def entries(folder: Path) -> list[Entry]:
 def _entry(folder: Path) -> Entry:
     if is_required(folder):
         return _required(folder)
+    if is_conclusion(folder):
+        return _concluded(folder)
     study = read(folder)
     verdict, words = first_line(study)
     return Entry(
@@ -68,6 +72,18 @@ def _required(folder: Path) -> Entry:
         *found.first_line,
         str(found.provenance.get("commit") or "not recorded"),
         int(found.provenance.get("runs", 0)),
+    )
+
+
+def _concluded(folder: Path) -> Entry:
+    own = about(folder)
+    return Entry(
+        folder.name,
+        f"{quote(folder.name)}/index.html",
+        title_of(folder),
+        *read_conclusion(folder).answer,
+        str(own.get("commit") or "not recorded"),
+        int(own.get("cases", 0)),
     )
 
 

@@ -4,6 +4,7 @@ Floor 2: numbers in, numbers out; imports ``measured``.
 """
 
 from ntk_fed.scaling.bisection import search
+from ntk_fed.scaling.means import mean_interval
 from ntk_fed.scaling.powerlaw import PowerLaw, compare, power_law
 from ntk_fed.scaling.required import (
     AtWidth,
@@ -35,6 +36,7 @@ __all__ = [
     "decide",
     "exponent_in",
     "looks",
+    "mean_interval",
     "next_look",
     "power_law",
     "required_width",

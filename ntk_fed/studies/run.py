@@ -20,6 +20,7 @@ from ntk_fed.start import Start, measure
 from ntk_fed.studies.build import model_of, observers_of, partition_of
 from ntk_fed.studies.spec import RunSpec
 from ntk_fed.theory import TheoremCheck, du2019
+from ntk_fed.theory.condition import table
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,8 +84,8 @@ def run(
         start=start,
     )
     first = _start_rows(start) + _curves(spec, start)
-    table = pd.concat([records.frame(first), history.rows], ignore_index=True)
-    result = Result(start, history, theorems, table)
+    rows = pd.concat([records.frame(first), history.rows], ignore_index=True)
+    result = Result(start, history, theorems, rows)
     if out is not None:
         _write(result, spec, Path(out), time.monotonic() - began)
     return result
@@ -165,8 +166,7 @@ def _curves(spec: RunSpec, start: Start) -> list[Row]:
 def _write(result: Result, spec: RunSpec, out: Path, seconds: float) -> None:
     """The run folder of a finished run; ``done.json`` comes last."""
     records.write_table(out / "rows" / "rows.parquet", result.rows)
-    table = pd.concat([t.to_frame() for t in result.theorems], ignore_index=True)
-    records.write_table(out / "conditions.parquet", table)
+    records.write_table(out / "conditions.parquet", table(result.theorems))
     records.write_arrays(
         out / "arrays" / "spectra.npz",
         {

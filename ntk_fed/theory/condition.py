@@ -160,9 +160,16 @@ class TheoremCheck:
 
     def to_frame(self) -> pd.DataFrame:
         """All conditions as a table, one row each."""
-        rows = [_row(self, "hypothesis", h) for h in self.hypotheses]
-        rows += [_row(self, "conclusion", self.conclusion)]
-        return pd.DataFrame(rows)
+        return table([self])
+
+
+def table(checks: Sequence[TheoremCheck]) -> pd.DataFrame:
+    """All conditions of several theorems, one row each."""
+    rows = []
+    for check in checks:
+        rows += [_row(check, "hypothesis", h) for h in check.hypotheses]
+        rows += [_row(check, "conclusion", check.conclusion)]
+    return pd.DataFrame(rows)
 
 
 def coverage(*sides: Enclosure | None) -> str:
