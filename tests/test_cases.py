@@ -3,8 +3,10 @@
 import dataclasses
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from ntk_fed import analysis, report, scaling
 from ntk_fed.errors import RunFolderError, UnknownNameError
@@ -235,3 +237,33 @@ def test_a_mean_has_students_interval():
     for wrong in ([1.0], [1.0, float("nan")]):
         with pytest.raises(ValueError, match="two finite"):
             scaling.mean_interval(wrong)
+
+
+def test_a_geometric_mean_is_that_of_the_logarithms():
+    found = scaling.geometric_mean_interval([1.0, 10.0, 100.0])
+    assert found.value == pytest.approx(10.0, rel=1e-12)
+    assert found.lower * found.upper == pytest.approx(100.0, rel=1e-12)
+    with pytest.raises(ValueError, match="positive"):
+        scaling.geometric_mean_interval([1.0, 0.0])
+
+
+def test_a_rank_correlation_is_scipys_and_draws_whole_groups():
+    random = np.random.default_rng(3)
+    x = random.normal(size=60)
+    y = x + random.normal(size=60)
+    groups = np.repeat(np.arange(12), 5)
+    found = scaling.rank_correlation(x, y, groups)
+    assert found.value == pytest.approx(
+        scipy.stats.spearmanr(x, y).statistic, rel=1e-12
+    )
+    assert found.lower < found.value < found.upper
+    assert scaling.rank_correlation(x, np.exp(x), groups).lower == pytest.approx(1.0)
+    # The same 12 points five times over are 12 points, not 60.
+    few, many = x[:12], np.arange(60)
+    again = [np.repeat(v[:12], 5) for v in (x, y)]
+    wide = scaling.rank_correlation(*again, groups).width
+    assert wide == scaling.rank_correlation(few, y[:12], np.arange(12)).width
+    assert wide > 1.5 * scaling.rank_correlation(*again, many).width
+    for wrong in ((x, y, np.zeros(60)), (x, np.ones(60), groups), (x, y[:-1], groups)):
+        with pytest.raises(ValueError, match="rank correlation needs"):
+            scaling.rank_correlation(*wrong)

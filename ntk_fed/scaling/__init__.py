@@ -4,8 +4,9 @@ Floor 2: numbers in, numbers out; imports ``measured``.
 """
 
 from ntk_fed.scaling.bisection import search
-from ntk_fed.scaling.means import mean_interval
+from ntk_fed.scaling.means import geometric_mean_interval, mean_interval
 from ntk_fed.scaling.powerlaw import PowerLaw, compare, power_law
+from ntk_fed.scaling.ranks import rank_correlation
 from ntk_fed.scaling.required import (
     AtWidth,
     Bracket,
@@ -35,10 +36,12 @@ __all__ = [
     "compare",
     "decide",
     "exponent_in",
+    "geometric_mean_interval",
     "looks",
     "mean_interval",
     "next_look",
     "power_law",
+    "rank_correlation",
     "required_width",
     "search",
     "straightness",

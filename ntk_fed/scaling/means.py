@@ -40,3 +40,23 @@ def mean_interval(values: Iterable[Any], *, confidence: float = 0.95) -> Enclosu
     half *= float(scipy.stats.t.ppf((1 + confidence) / 2, len(own) - 1))
     method = f"t interval, {confidence:.0%}, {len(own)} values"
     return Enclosure(mean, mean - half, mean + half, method=method)
+
+
+def geometric_mean_interval(
+    values: Iterable[Any], *, confidence: float = 0.95
+) -> Enclosure:
+    """The geometric mean of positive values: :func:`mean_interval` of logarithms.
+
+    Args:
+        values: positive and finite, two at least; ratios, losses, errors.
+        confidence: of the two-sided interval, in (0, 1).
+
+    Raises:
+        ValueError: fewer than two values, or one that is not positive and finite.
+    """
+    own = np.array(list(values), dtype=float)
+    if not (own > 0).all():
+        raise ValueError(f"values must be positive, got {own.tolist()}.")
+    found = mean_interval(np.log(own), confidence=confidence)
+    ends = (math.exp(end) for end in (found.value, found.lower, found.upper))
+    return Enclosure(*ends, method=f"geometric, {found.method}")
