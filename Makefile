@@ -51,12 +51,16 @@ bench: $(STAMP) ## measure cost, beside other tools
 
 reports: $(STAMP) ## render every report again from its recorded rows
 	@for rows in reports/*/rows; do \
-	  test ! -d $$rows || $(BIN)/ntk-fed report $$(dirname $$rows) || exit 1; done
+	  folder=$$(dirname $$rows); own=analyses/$$(basename $$folder); \
+	  if test ! -d $$rows; then continue; \
+	  elif test -f $$own/measure.py; then $(BIN)/python $$own/analysis.py --render; \
+	  else $(BIN)/ntk-fed report $$folder; fi || exit 1; done
 	@$(BIN)/ntk-fed report reports
 
 studies: $(STAMP) ## run every study again
 	@for folder in analyses/*/; do \
 	  $(BIN)/python $$folder/analysis.py --out reports/$$(basename $$folder) || exit 1; done
+	@$(BIN)/ntk-fed report reports
 
 clean: ## remove what make made
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -139,7 +139,8 @@ def choices(rows: Table, name: str) -> Table:
             | {"regret": value.loc[told, "loss"] / value.loc[best, "loss"]}
             | {"worst": value["loss"].max() / value.loc[best, "loss"]}
         )
-    return pd.DataFrame(found)
+    columns = [*names, "told", "best", "regret", "worst"]
+    return pd.DataFrame(found, columns=pd.Index(columns))
 
 
 def of_choices(table: Table, what: str) -> dict[tuple[str, int], Finding]:
@@ -161,10 +162,8 @@ def of_choices(table: Table, what: str) -> dict[tuple[str, int], Finding]:
 
 def beyond(rows: Table) -> Finding | None:
     """Above the stable server step sizes: does the network follow the kernel away?"""
-    own = rows[(rows["of"] == "over the limit") & (rows["tried"] == 1.3)]
-    value = own.pivot_table(
-        index=["kind", "width", "seed"], columns="quantity", values="value"
-    )
+    value = _tried(rows, "over the limit")
+    value = value[value["tried"] == 1.3]
     if len(value) < 2:
         return None
     ratio = (value["loss"] / value["predicted loss"]).clip(lower=1e-300, upper=1e300)
@@ -195,23 +194,32 @@ def announcers(table: Table) -> Table:
 def of_announcers(table: Table) -> dict[str, Finding]:
     """Which early quantity tells most of the later error, and the control."""
     found = table.set_index("quantity")
-    others = found.drop([GAP, SEED, "prediction error after two rounds"])
+    others = found.drop(
+        [GAP, SEED, "prediction error after two rounds"], errors="ignore"
+    )
     most = others["correlation"].idxmax()
-    best = float(others.loc[most, "correlation"])
-    out = {}
-    for name, row, relation, bound, claim in (
-        ("gap", GAP, ">", best,
-         f"the linearisation gap announces the error better than any other ({most})"),
-        ("seed", SEED, "<", CHANCE,
-         "control: the number of the seed announces nothing"),
-    ):  # fmt: skip
-        one = found.loc[row]
-        ends = (float(one[end]) for end in ("correlation", "lower", "upper"))
-        out[name] = finding(
-            claim, Enclosure(*ends), relation, bound,
-            words="rank correlation with the largest error, all trajectories",
-        )  # fmt: skip
-    return out
+    lines = {
+        "gap": (
+            f"the linearisation gap announces the error better than any other ({most})",
+            *(GAP, ">", float(others.loc[most, "correlation"])),
+        ),
+        "seed": (
+            "control: the number of the seed announces nothing",
+            SEED,
+            "<",
+            CHANCE,
+        ),
+    }
+    words = "rank correlation with the largest error, all trajectories"
+    return {
+        name: finding(claim, _ends_of(found.loc[row]), relation, bound, words=words)
+        for name, (claim, row, relation, bound) in lines.items()
+        if row in found.index
+    }
+
+
+def _ends_of(row: Table) -> Enclosure:
+    return Enclosure(*(float(row[end]) for end in ("correlation", "lower", "upper")))
 
 
 def conclude(rows: Table) -> Conclusion:
@@ -243,7 +251,7 @@ def conclude(rows: Table) -> Conclusion:
         by_kind.get("MLP", {}).get("clients"),
         by_kind.get("LeNet", {}).get("width"),
         by_steps.get(("MLP", widest)) if widest is not None else None,
-        early_findings["seed"],
+        early_findings.get("seed"),
     ]
     tables = {
         "runs": table,
@@ -299,6 +307,9 @@ def _curves(rows: Table) -> Table:
 def _tried(rows: Table, name: str) -> Table:
     own = rows[rows["of"] == name]
     index = ["kind", "width", "split", "seed", "tried"]
+    if own.empty:
+        columns = [*index, "loss", "predicted loss", "ratio"]
+        return pd.DataFrame(columns=pd.Index(columns))
     found = own.pivot_table(index=index, columns="quantity", values="value")
     found = found.reset_index()
     return found.assign(ratio=found["loss"] / found["predicted loss"])

@@ -11,7 +11,7 @@ import scipy.stats
 
 from ntk_fed.measured import Enclosure
 
-_DRAWS = 2000
+_DRAWS = 1000
 
 
 def rank_correlation(
