@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +29,8 @@ def conclusion_of(folder):
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))  # as for a script: it may import its tables
     spec.loader.exec_module(module)
     return module.conclude
 

@@ -100,6 +100,9 @@ def _pairs(subject: Subject) -> pd.DataFrame | None:
     own = rows.loc[rows["quantity"].isin(quantities) & rows["layer"].isna()]
     if own.empty:
         return None
+    # With steps the last of a round is what the round itself shows once more.
+    whole = own["step"].isna()
+    own = own[~(whole & own["round"].isin(set(own.loc[~whole, "round"])))]
     key = [own["round"], own["step"].fillna(0), own["client"]]
     table = own["value"].groupby([*key, own["quantity"]]).first().unstack()
     table = table.reindex(columns=quantities).dropna()
