@@ -245,14 +245,17 @@ def conclude(rows: Table) -> Conclusion:
         *([over] if over else []),
         *early_findings.values(),
     ]
-    widest = max((w for kind, w in by_steps if kind == "MLP"), default=None)
-    deciding = [
-        *(by_kind.get("MLP", {}).get(n) for n in ("trajectory", "width", "control")),
-        by_kind.get("MLP", {}).get("clients"),
-        by_kind.get("LeNet", {}).get("width"),
-        by_steps.get(("MLP", widest)) if widest is not None else None,
-        early_findings.get("seed"),
-    ]
+    widest = max((w for kind, w in by_steps if kind == "MLP"), default=0)
+    mlp, lenet = (by_kind.get(kind, {}) for kind in ("MLP", "LeNet"))
+    deciding = {
+        "largest error of the widest MLP": mlp.get("trajectory"),
+        "exponent in width, MLP": mlp.get("width"),
+        "exponent in width, LeNet": lenet.get("width"),
+        "loss at its best K over the smallest": by_steps.get(("MLP", widest)),
+        "control, error of the narrowest MLP": mlp.get("control"),
+        "control, error of a kernel without clients over its own": mlp.get("clients"),
+        "control, the seed's correlation": early_findings.get("seed"),
+    }
     tables = {
         "runs": table,
         "cells": cells(table, "error"),
@@ -278,24 +281,29 @@ def conclude(rows: Table) -> Conclusion:
     )
 
 
-def decision(deciding: list[Finding | None]) -> Answer:
-    """The decision rule of QUESTION.md."""
-    known = [one for one in deciding if one is not None]
-    verdicts = [one.verdict for one in known]
+def decision(deciding: dict[str, Finding | None]) -> Answer:
+    """The decision rule of QUESTION.md; the keys say each line in a few words."""
+    known = {name: one for name, one in deciding.items() if one is not None}
+    verdicts = [one.verdict for one in known.values()]
+    words = "the kernel of the start does predict FedAvg at these sizes"
     if "fails" in verdicts:
-        verdict = "fails"
+        verdict, words = (
+            "fails",
+            "the kernel of the start does not do all that is asked",
+        )
     elif len(known) == len(deciding) and set(verdicts) == {"holds"}:
         verdict = "holds"
     else:
-        verdict = "undecided"
-    lacking = len(deciding) - len(known)
-    words = "; ".join(
-        f"{one.claim}: {one.verdict}, {number(one.estimate, 2)} "
-        f"[{number(one.lower, 2)}, {number(one.upper, 2)}]"
-        for one in known
+        verdict, words = "undecided", "these runs do not decide"
+    lines = "; ".join(
+        f"{name} {number(one.estimate, 2)} [{number(one.lower, 2)}, "
+        f"{number(one.upper, 2)}]"
+        + ("" if one.verdict == "holds" else f" ({one.verdict})")
+        for name, one in known.items()
     )
+    lacking = len(deciding) - len(known)
     rest = f"; {lacking} of the rule's lines were not measured" if lacking else ""
-    return Answer(verdict, f"{words}{rest}.")
+    return Answer(verdict, f"{words}: {lines}{rest}.")
 
 
 def _curves(rows: Table) -> Table:

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from ntk_fed.report.conclusion import Panel
 from ntk_fed.report.figures import INK, Drawing, colours, draw
-from ntk_fed.report.study import Frame
+from ntk_fed.report.study import Column, Frame
 
+_MOST_TICKS = 7  # values on a logarithmic axis that are named one by one
+_NAMES = {"local_steps": "K"}
 _SHADES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#333333")
 
 
@@ -54,12 +57,14 @@ def _plot(axes: Axes, panel: Panel, frame: Frame) -> None:
                 own["_x"], own[panel.y],
                 "o", color=shade, markersize=3.5, alpha=0.6, markeredgewidth=0,
             )  # fmt: skip
-            middle = own.groupby("_x")[panel.y].median()
-            axes.plot(middle.index, middle, color=shade)
+            if own["_x"].nunique() <= len(own) / 2:  # else they are a scatter
+                middle = own.groupby("_x")[panel.y].median()
+                axes.plot(middle.index, middle, color=shade)
         if label:
             axes.plot([], [], color=shade, label=label)
     if "x" in panel.log:
         axes.set_xscale("log")
+        _few_ticks(axes, frame[panel.x])
     if "y" in panel.log:
         axes.set_yscale("log")
     _references(axes, panel, frame)
@@ -67,6 +72,14 @@ def _plot(axes: Axes, panel: Panel, frame: Frame) -> None:
     axes.set_ylabel(panel.ylabel or panel.y)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(title=None, loc="best")
+
+
+def _few_ticks(axes: Axes, values: Column) -> None:
+    """At the values themselves where there are few of them."""
+    levels = sorted(set(values.tolist()))
+    if 1 < len(levels) <= _MOST_TICKS:
+        axes.set_xticks(levels, [f"{level:g}" for level in levels])
+        axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _places(axes: Axes, panel: Panel, frame: Frame) -> dict[Any, float]:
@@ -91,7 +104,7 @@ def _groups(panel: Panel, frame: Frame) -> list[tuple[str, str, Frame]]:
         shades = colours(levels)
     return [
         (
-            f"{panel.hue} {level:g}" if number else str(level),
+            f"{_NAMES.get(panel.hue, panel.hue)} {level:g}" if number else str(level),
             shades[level],
             frame[column == level],
         )
