@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import itertools
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,8 @@ def analysis(number):
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))  # as for a script: it may import its page
     spec.loader.exec_module(module)
     return module
 

@@ -8,20 +8,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from lazy_page import EARLY, LARGEST_ERROR, SEED, Table, parts
 
 from ntk_fed.analysis import main
 from ntk_fed.measured import Enclosure
-from ntk_fed.report import Answer, Conclusion, Finding, Panel, Part, Shown, finding
+from ntk_fed.report import Answer, Conclusion, Finding, finding
 from ntk_fed.report.words import number
 from ntk_fed.scaling import geometric_mean_interval, power_law, rank_correlation
 
-Table = Any  # a pandas table
-
 OWN = "derived in this project, THEORY section 8"
-LARGEST_ERROR, REGRET, CHANCE = 0.05, 1.05, 0.4
+REGRET, CHANCE = 1.05, 0.4
 RUN = ["kind", "width", "local_steps", "split", "seed"]
-EARLY = ("flips", "kernel change", "laziness", "linearisation gap", "prediction error")
-GAP, SEED = "linearisation gap after two rounds", "control: number of the seed"
+GAP = "linearisation gap after two rounds"
 
 
 def kinds(rows: Table) -> Table:
@@ -53,6 +51,7 @@ def _run(fields: dict[str, Any], part: Table) -> dict[str, Any]:
         "centralised": value["centralised error"].max(),
         "rate": decline["residual norm"] / decline["predicted residual norm"],
         "test": value.loc[last, "test error"] / value.loc[last, "test movement"],
+        "change": value.loc[last, "kernel change"],
         "accuracy": value.loc[last, "test accuracy"],
         "predicted accuracy": value.loc[last, "predicted test accuracy"],
     }  # fmt: skip
@@ -191,6 +190,21 @@ def announcers(table: Table) -> Table:
     return pd.DataFrame(found)
 
 
+def by_network(table: Table) -> Table:
+    """:func:`announcers` within each kind of network, found after the numbers."""
+    found = [
+        announcers(own).assign(network=kind)
+        for kind, own in table.groupby("kind", sort=False)
+        if own["width"].nunique() > 1
+    ]
+    columns = ["network", "quantity", "correlation", "lower", "upper"]
+    return (
+        pd.concat(found, ignore_index=True)[columns]
+        if found
+        else pd.DataFrame(columns=columns)
+    )
+
+
 def of_announcers(table: Table) -> dict[str, Finding]:
     """Which early quantity tells most of the later error, and the control."""
     found = table.set_index("quantity")
@@ -219,7 +233,8 @@ def of_announcers(table: Table) -> dict[str, Finding]:
 
 
 def _ends_of(row: Table) -> Enclosure:
-    return Enclosure(*(float(row[end]) for end in ("correlation", "lower", "upper")))
+    value, lower, upper = (float(row[end]) for end in ("correlation", "lower", "upper"))
+    return Enclosure(value, lower, upper)
 
 
 def conclude(rows: Table) -> Conclusion:
@@ -261,6 +276,7 @@ def conclude(rows: Table) -> Conclusion:
         "cells": cells(table, "error"),
         "curves": _curves(rows),
         "announcers": early,
+        "by_network": by_network(table),
         "local_steps": _tried(rows, "local steps tried"),
         "server_steps": _tried(rows, "server step tried"),
         "limit": _tried(rows, "over the limit"),
@@ -321,94 +337,6 @@ def _tried(rows: Table, name: str) -> Table:
     found = own.pivot_table(index=index, columns="quantity", values="value")
     found = found.reset_index()
     return found.assign(ratio=found["loss"] / found["predicted loss"])
-
-
-def parts(tables: dict[str, Table]) -> tuple[Part, ...]:
-    """Sections of the page."""
-    found = [_trajectories(tables), _announced(tables)]
-    if len(tables["local_steps"]) or len(tables["server_steps"]):
-        found.append(_chosen(tables))
-    return tuple(found)
-
-
-def _trajectories(tables: dict[str, Table]) -> Part:
-    kinds_here = list(dict.fromkeys(tables["runs"]["kind"]))
-    panels = [
-        Panel(
-            "runs", "width", "error", f"{kind}: prediction error",
-            "Every run. The error should fall with width in every colour; a colour "
-            "that does not fall refutes the lazy regime there.",
-            hue="local_steps", log="xy", where=(("kind", kind),),
-            levels=((LARGEST_ERROR, "5 %"),), xlabel="width",
-            ylabel="largest prediction error",
-        )
-        for kind in kinds_here
-    ]  # fmt: skip
-    panels.append(
-        Panel(
-            "curves", "round", "value", "Prediction error along the run",
-            "One line per run, light is narrow. An error that stops growing says that "
-            "the network moves away early and then follows in parallel.",
-            hue="width", unit=("kind", "width", "local_steps", "split", "seed"),
-            where=(("quantity", "prediction error"),), log="y",
-            xlabel="round", ylabel="prediction error",
-        )
-    )  # fmt: skip
-    panels.append(
-        Panel(
-            "runs", "error", "centralised", "A kernel without clients",
-            "Each point a run: the error of the pooled kernel against that of the "
-            "federated one. Above the line the clients matter.",
-            hue="split", unit=(), log="xy", diagonal=True,
-            xlabel="error of the federated kernel", ylabel="error of the pooled kernel",
-        )
-    )  # fmt: skip
-    shown = Shown("cells", "Largest prediction error by cell, geometric means.")
-    return Part("Rate, trajectory and test outputs", (), tuple(panels), (shown,))
-
-
-def _announced(tables: dict[str, Table]) -> Part:
-    panels = [
-        Panel(
-            "runs", f"early {name}", "error", f"Announced by: {name}",
-            "Each point a run. A quantity that announces the error lies on one rising "
-            "band for all networks; one band per network does not.",
-            hue="kind", log="xy", xlabel=f"{name} after two rounds",
-            ylabel="largest prediction error",
-        )
-        for name in EARLY[:-1]
-    ]  # fmt: skip
-    shown = Shown("announcers", "Rank correlation with the largest prediction error.")
-    return Part("What announces that it breaks", (), tuple(panels), (shown,))
-
-
-def _chosen(tables: dict[str, Table]) -> Part:
-    panels = []
-    for name, over in (("local_steps", "K"), ("server_steps", "server step size")):
-        for kind in dict.fromkeys(tables[name]["kind"]):
-            panels += [
-                Panel(
-                    name, "tried", column, f"{kind}: {what} against {over}",
-                    "Every run. The kernel chooses well when both figures have their "
-                    "lowest point at the same place.",
-                    hue="width", log="xy", where=(("kind", kind),), xlabel=over,
-                    ylabel=what,
-                )
-                for column, what in (("loss", "loss"), ("predicted loss", "predicted"))
-            ]  # fmt: skip
-    if len(tables["limit"]):
-        panels.append(
-            Panel(
-                "limit", "tried", "ratio", "Beyond the stable server step sizes",
-                "Loss of the network over that of the kernel. Far below 1 to the right "
-                "of 1: the kernel diverges and the network does not follow.",
-                hue="kind", log="y", levels=((1.0, "as predicted"),),
-                xlabel="server step size over the largest stable one",
-                ylabel="loss over predicted loss",
-            )
-        )  # fmt: skip
-    shown = Shown("choices", "What the kernel calls best, and what was best.")
-    return Part("The best K and the best server step size", (), tuple(panels), (shown,))
 
 
 if __name__ == "__main__":  # worker processes import this file again

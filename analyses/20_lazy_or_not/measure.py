@@ -18,6 +18,7 @@ DATA_SEED = 0
 LOCAL_STEPS = (1, 2, 5, 10, 20, 40)  # compared under one budget of time
 SERVER_STEP_SIZES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 OVER_LIMIT = (0.8, 0.95, 1.05, 1.3)  # times the largest stable server step size
+EARLY = 2  # rounds after which a quantity may announce what comes
 MESSAGE = 10  # gradient evaluations a round of communication costs as much as
 _SIZES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "digits": (1, 8, 8)}
 WATCHED = {
@@ -55,7 +56,6 @@ class Case:
         step: local step size over the largest that is monotone for every client.
         rounds: of trajectory and server step.
         budget: of local steps: gradient evaluations, messages included.
-        every: rounds between two looks.
         seed: of the initial weights.
     """
 
@@ -73,7 +73,6 @@ class Case:
     step: float = 1.0
     rounds: int = 30
     budget: int = 300
-    every: int = 2
     seed: int = 0
 
 
@@ -145,8 +144,8 @@ def _start(
 def _run(
     case: Case, model: torch.nn.Module, split: nf.data.Partition, **options: Any
 ) -> nf.History:
-    defaults = {"rounds": case.rounds, "local_steps": case.local_steps}
-    return nf.simulate(model, split, **(defaults | options))
+    own: dict[str, Any] = {"rounds": case.rounds, "local_steps": case.local_steps}
+    return nf.simulate(model, split, **(own | options))
 
 
 def _trajectory(
@@ -156,20 +155,24 @@ def _trajectory(
     tests: nf.data.Dataset,
 ) -> Iterator[dict[str, Any]]:
     start = _start(case, model, split)
-    kernel, often = start.federated, {"every": case.every}
+    kernel = start.federated
+    costly = [
+        observers.flips(model, split),
+        observers.displacement(model, split),
+        observers.linearisation_gap(model, split),
+        observers.kernel(model, split, reference=start.gram),
+    ]
     watch = [
         observers.contraction(model, split, kernel=kernel),
-        observers.flips(model, split, **often),
-        observers.displacement(model, split, **often),
-        observers.linearisation_gap(model, split, **often),
-        observers.kernel(model, split, every=case.every, reference=start.gram),
         _outputs(case, model, start, split, tests),
+        *(_at_rounds(_looks(case), one) for one in costly),
     ]
-    found = _run(case, model, split, step_size=start.step_size, observers=watch).rows
+    history = _run(case, model, split, step_size=start.step_size, observers=watch)
+    found: Any = history.rows
     own = found[found["client"].isna() & found["layer"].isna() & found["step"].isna()]
-    for row in own[own["quantity"].isin([*WATCHED, *NORMS])].itertuples():
-        name = WATCHED.get(str(row.quantity), str(row.quantity))
-        yield {"quantity": name, "round": int(row.round), "value": float(row.value)}
+    for row in own[own["quantity"].isin([*WATCHED, *NORMS])].to_dict("records"):
+        name = WATCHED.get(row["quantity"], row["quantity"])
+        yield {"quantity": name, "round": row["round"], "value": row["value"]}
     first = start.residual.norm().item()
     fixed = {
         "residual norm": first,
@@ -180,6 +183,21 @@ def _trajectory(
     }
     for name, value in fixed.items():
         yield {"quantity": name, "round": 0, "value": value}
+
+
+def _looks(case: Case) -> set[int]:
+    """Rounds after which what is costly is looked at: an early one, and thirds."""
+    return {EARLY, *(case.rounds * k // 3 for k in (1, 2, 3))}
+
+
+def _at_rounds(rounds: set[int], watch: observers.Observer) -> observers.Observer:
+    """The same observer, asked after these rounds only."""
+
+    def observe(moment: Any) -> Any:
+        asked = isinstance(moment, nf.fedavg.Round) and moment.index + 1 in rounds
+        return watch(moment) if asked else ()
+
+    return observe
 
 
 def _outputs(

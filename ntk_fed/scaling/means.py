@@ -58,5 +58,5 @@ def geometric_mean_interval(
     if not (own > 0).all():
         raise ValueError(f"values must be positive, got {own.tolist()}.")
     found = mean_interval(np.log(own), confidence=confidence)
-    ends = (math.exp(end) for end in (found.value, found.lower, found.upper))
-    return Enclosure(*ends, method=f"geometric, {found.method}")
+    value, lower, upper = map(math.exp, (found.value, found.lower, found.upper))
+    return Enclosure(value, lower, upper, method=f"geometric, {found.method}")

@@ -8,10 +8,10 @@ J is of order :math:`\sqrt m`; step size :math:`\eta = \eta_0 / m`, kernel
 :math:`\Theta = J J^\top / m`. A network with the factors inside (scaling "ntk") is the
 same function of parameters :math:`\sqrt m` times as large: its own step size is
 :math:`\eta_0`, its own kernel is Θ, and its distances are :math:`\sqrt m` times theirs,
-since :math:`\eta_{ours} \Theta_{ours} = \eta J J^\top`. See :func:`units`. That is so for
-layers between m units and others. The first layer is an exception: its gradient does not
-grow with m, so that without factors its share of the kernel falls as 1/m, with factors it
-stays.
+since :math:`\eta_{ours} \Theta_{ours} = \eta J J^\top`. See :func:`units`.
+That is so for layers between m units and others. The first layer is an exception: its
+gradient does not grow with m, so that without factors its share of the kernel falls as
+1/m; with factors it stays.
 
 Losses are means of ``½ ‖f − y‖²``; the authors' code has no ½ and divides by the number
 of outputs, so that its step size is ``o/2`` times ours.
