@@ -264,6 +264,14 @@ def test_a_rank_correlation_is_scipys_and_draws_whole_groups():
     wide = scaling.rank_correlation(*again, groups).width
     assert wide == scaling.rank_correlation(few, y[:12], np.arange(12)).width
     assert wide > 1.5 * scaling.rank_correlation(*again, many).width
+    # Of two numbers the one with less noise tells more, and no number more than itself.
+    noisy = x + 3 * random.normal(size=60)
+    gain = scaling.rank_correlation_gain(x, noisy, y, groups)
+    assert gain.lower > 0
+    assert gain.value == pytest.approx(
+        found.value - scaling.rank_correlation(noisy, y, groups).value
+    )
+    assert scaling.rank_correlation_gain(x, x, y, groups).width == 0
     for wrong in ((x, y, np.zeros(60)), (x, np.ones(60), groups), (x, y[:-1], groups)):
         with pytest.raises(ValueError, match="rank correlation needs"):
             scaling.rank_correlation(*wrong)

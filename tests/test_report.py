@@ -397,6 +397,7 @@ def test_numbers_and_indices_are_printed_plainly():
     assert maths("λ_min(P^½ΘP^½) < ρ^T") == (
         "λ<sub>min</sub>(P<sup>½</sup>ΘP<sup>½</sup>) &lt; ρ<sup>T</sup>"
     )
+    assert maths("falls as m^{-½}") == "falls as m<sup>-½</sup>"
     assert maths("local_steps of du2019.gradient_descent") == (
         "local_steps of du2019.gradient_descent"
     )

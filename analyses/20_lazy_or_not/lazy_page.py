@@ -1,14 +1,16 @@
 """The sections of the page of analysis 20."""
 
+import math
 from typing import Any
 
+from ntk_fed.measured import Enclosure
 from ntk_fed.report import Panel, Part, Shown
 from ntk_fed.report.words import number, percent
 
 Table = Any  # a pandas table
 
 EARLY = ("flips", "kernel change", "laziness", "linearisation gap", "prediction error")
-SEED = "control: number of the seed"
+NOTHING = Enclosure(math.nan, -math.inf, math.inf)  # not measured
 LARGEST_ERROR = 0.05  # of the prediction, relative to the residual at the start
 
 
@@ -27,8 +29,8 @@ def _trajectories(tables: dict[str, Table]) -> Part:
     panels = [
         Panel(
             "runs", "width", "error", f"{kind}: prediction error",
-            "Every run. The error should fall with width in every colour; a colour "
-            "that does not fall refutes the lazy regime there.",
+            "Every run. The error should fall with width; the exponent is over all "
+            "colours, and a colour that does not fall leaves the lazy regime there.",
             hue="local_steps", log="xy", where=(("kind", kind),),
             levels=((LARGEST_ERROR, "5 %"),), xlabel="width",
             ylabel="largest prediction error",
@@ -84,7 +86,7 @@ def _announced(tables: dict[str, Table]) -> Part:
 def _afterwards(tables: dict[str, Table]) -> Part:
     """What was predicted and did not show, with the measurement that followed."""
     found = tables["by_network"]
-    own = found[~found["quantity"].isin((SEED, "1 / width"))]
+    own = found[found["quantity"] != "1 / width"]
     best = own.loc[own.groupby("network", sort=False)["correlation"].idxmax()]
     words = "; ".join(
         f"{row['network']}: {row['quantity']}, {number(row['correlation'], 2)} "

@@ -175,6 +175,7 @@ def _trajectory(
         yield {"quantity": name, "round": row["round"], "value": row["value"]}
     first = start.residual.norm().item()
     fixed = {
+        "diverged": float(history.status == "diverged"),
         "residual norm": first,
         "predicted residual norm": first,
         "rate": kernel.rate,

@@ -83,7 +83,7 @@ def span(values: Sequence[float], show=number) -> str:
 
 
 _SUBSCRIPT = re.compile(r"(?<![\w.])(\w̄?)_(\w+|\{[^}]*\})")
-_SUPERSCRIPT = re.compile(r"(?<=\w)\^(−?½|[Tt](?!\w)|\(−½\))")
+_SUPERSCRIPT = re.compile(r"(?<=\w)\^(−?½|[Tt](?!\w)|\(−½\)|\{[^}]*\})")
 
 
 def maths(text: str) -> Markup:
@@ -91,7 +91,7 @@ def maths(text: str) -> Markup:
     safe = str(escape(text))
     safe = safe.replace("λ0", "λ_0")
     safe = _SUBSCRIPT.sub(lambda m: f"{m[1]}<sub>{m[2].strip('{}')}</sub>", safe)
-    return Markup(_SUPERSCRIPT.sub(lambda m: f"<sup>{m[1].strip('()')}</sup>", safe))
+    return Markup(_SUPERSCRIPT.sub(lambda m: f"<sup>{m[1].strip('(){}')}</sup>", safe))
 
 
 def mathtext(text: str) -> str:
@@ -100,7 +100,7 @@ def mathtext(text: str) -> str:
     text = _SUBSCRIPT.sub(
         lambda m: f"{m[1]}$_{{\\mathrm{{{m[2].strip('{}')}}}}}$", text
     )
-    return _SUPERSCRIPT.sub(lambda m: f"$^{{{m[1].strip('()')}}}$", text)
+    return _SUPERSCRIPT.sub(lambda m: f"$^{{{m[1].strip('(){}')}}}$", text)
 
 
 def counted(count: int, noun: str) -> str:

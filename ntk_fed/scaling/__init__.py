@@ -6,7 +6,7 @@ Floor 2: numbers in, numbers out; imports ``measured``.
 from ntk_fed.scaling.bisection import search
 from ntk_fed.scaling.means import geometric_mean_interval, mean_interval
 from ntk_fed.scaling.powerlaw import PowerLaw, compare, power_law
-from ntk_fed.scaling.ranks import rank_correlation
+from ntk_fed.scaling.ranks import rank_correlation, rank_correlation_gain
 from ntk_fed.scaling.required import (
     AtWidth,
     Bracket,
@@ -42,6 +42,7 @@ __all__ = [
     "next_look",
     "power_law",
     "rank_correlation",
+    "rank_correlation_gain",
     "required_width",
     "search",
     "straightness",
