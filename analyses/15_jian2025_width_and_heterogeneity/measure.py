@@ -29,6 +29,7 @@ from ntk_fed.start import stable_step_size
 CLIENTS = 10
 TESTED = 2000  # images the accuracy is measured on, none of them trained on
 DISTANCE = "distance of local models"
+BLOWN_UP = 10.0  # residual over that of the start, above which a run is lost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,8 @@ def _width(case: Case) -> Found:
     data, test = split.dataset, binary("test", None)
     model, step_size = network(case, split)
     theta = nf.gram_matrix(nf.gram(model, data.x, outputs="full"))
+    with torch.no_grad():
+        first = model(data.x) - data.y
     yield 0, "kernel share of the first layer", first_share(model, data.x, theta)
     end, k = case.rounds, case.local_steps
     gap = nf.observers.linearisation_gap(model, split, every=1, test=test.x)
@@ -104,12 +107,15 @@ def _width(case: Case) -> Found:
     )
     recorded: Any = history.rows[history.rows["round"] > 0]
     for row in recorded.itertuples():
-        yield int(row.round), row.quantity, row.value
-    now = nf.gram_matrix(nf.gram(model, data.x, params=history.params, outputs="full"))
+        if row.quantity != "diverged":
+            yield int(row.round), row.quantity, row.value
+    last = _ending(history, model, data.x) - data.y
+    yield end, "diverged", lost(first, last, last + data.y)
+    now = theta * math.nan
+    if last.isfinite().all():
+        full = nf.gram(model, data.x, params=history.params, outputs="full")
+        now = nf.gram_matrix(full)
     yield end, "kernel change (Frobenius)", (now - theta).norm() / theta.norm()
-    with torch.no_grad():
-        first = model(data.x) - data.y
-    last = _outputs(model, history.params, data.x) - data.y
     predicted = nf.federated_kernel(theta, split, **run).predict(first, end)[-1]
     central = centralised(theta, split, first, step_size, end * k)
     size = first.norm()
@@ -119,7 +125,7 @@ def _width(case: Case) -> Found:
 
 
 def _accuracy(case: Case) -> Found:
-    """Test accuracy of the averaged model; width 0 is the limit, without noise."""
+    """Test accuracy of the averaged model, NaN if lost; width 0 is the limit."""
     whole = load("mnist", n=case.samples + TESTED, split="test", targets="one-hot")
     data, test = _rows(whole, 0, case.samples), _rows(whole, case.samples, len(whole))
     split = partition(data, case.split, clients=CLIENTS)
@@ -127,25 +133,25 @@ def _accuracy(case: Case) -> Found:
         theta = limits.relu_ntk(data.x, depth=1)
         cross = limits.relu_ntk(test.x, data.x, depth=1)
         federated = nf.federated_kernel(
-            10 * theta,
-            split,
-            local_steps=case.local_steps,
+            10 * theta, split, local_steps=case.local_steps,
             step_size=case.fraction * stable_step_size(theta, split),
             outputs_independent=True,
-        )
+        )  # fmt: skip
+        first = -test.y
         found = federated.predict_outputs(10 * cross, -data.y, case.rounds)[-1]
     else:
         model, step_size = network(case, split, outputs=10)
         history = nf.simulate(
-            model,
-            split,
-            rounds=case.rounds,
-            local_steps=case.local_steps,
+            model, split, rounds=case.rounds, local_steps=case.local_steps,
             step_size=step_size,
-        )
-        found = _outputs(model, history.params, test.x)
-    right = found.argmax(dim=1) == test.labels
-    yield case.rounds, "test accuracy", right.double().mean().item()
+        )  # fmt: skip
+        with torch.no_grad():
+            first = model(test.x) - test.y
+        found = _ending(history, model, test.x)
+    bad = lost(first, found - test.y, found)
+    right = (found.argmax(dim=1) == test.labels).double().mean().item()
+    yield case.rounds, "diverged", bad
+    yield case.rounds, "test accuracy", math.nan if bad else right
 
 
 def _flow(case: Case) -> Found:
@@ -162,20 +168,14 @@ def _flow(case: Case) -> Found:
     path = federated.predict(first, rounds)
     times = step_size * k * torch.arange(rounds + 1, dtype=torch.float64)
     flow = small_step(theta, split).predict(first, times)
-    yield (
-        rounds,
-        "gap to gradient flow",
-        (path - flow).flatten(1).norm(dim=1).max() / size,
-    )
+    apart = (path - flow).flatten(1).norm(dim=1).max()
+    yield rounds, "gap to gradient flow", apart / size
     central = centralised(theta, split, first, step_size, rounds * k)
     yield rounds, "gap to centralised descent", (path[-1] - central).norm() / size
     yield rounds, "step size times K", step_size * k
     if case.fraction == 1:
-        yield (
-            rounds,
-            "error of the federated kernel",
-            _linear_error(theta, split, first, path, k, step_size),
-        )
+        worst = _linear_error(theta, split, first, path, k, step_size)
+        yield rounds, "error of the federated kernel", worst
 
 
 def binary(split: str, n: int | None) -> Dataset:
@@ -202,8 +202,9 @@ def network(
             model, theta, scale = MLP(sizes, seed=seed), limits.relu_ntk(x, depth=1), 1
         case "standard":
             model, scale = MLP(sizes, scaling="standard", seed=seed), 1 / m
-            # the last layer's features, Σ_2/2 with Σ_2 the limit of the outputs
-            theta = limits.relu_nngp(x, depth=1) / 2
+            # Θ/m tends to the last layer's features, whose weights have variance 2/m
+            # there and 1 in the limit of the outputs: the same kernel
+            theta = limits.relu_nngp(x, depth=1)
         case "two-layer":
             model, scale = TwoLayerReLU(x.shape[1], m, seed=seed), 1
             theta = limits.two_layer_relu(x)
@@ -213,6 +214,12 @@ def network(
         case _:
             raise ValueError(f"network has no meaning: {case.network!r}.")
     return model, case.fraction * scale * stable_step_size(theta, split)
+
+
+def lost(first: Tensor, last: Tensor, outputs: Tensor) -> bool:
+    """Has a run diverged, blown up, or come to equal outputs for all samples?"""
+    grown = (last.norm() / first.norm()).item()
+    return not grown <= BLOWN_UP or bool((outputs == outputs[0]).all())
 
 
 def first_share(model: torch.nn.Module, x: Tensor, theta: Tensor) -> float:
@@ -269,15 +276,17 @@ def _linear_error(
             worst = max(worst, (now - path[moment.index + 1]).norm().item())
         return []
 
-    nf.simulate(
-        model,
-        line,
-        rounds=len(path) - 1,
-        local_steps=local_steps,
-        step_size=step_size,
-        observers=[watch],
-    )
-    return worst / first.norm().item()
+    history = nf.simulate(
+        model, line, rounds=len(path) - 1, local_steps=local_steps,
+        step_size=step_size, observers=[watch],
+    )  # fmt: skip
+    return worst / first.norm().item() if history.status == "finished" else math.nan
+
+
+def _ending(history: nf.History, model: torch.nn.Module, x: Tensor) -> Tensor:
+    """Outputs at the end of a run; NaN where parameters became non-finite."""
+    found = _outputs(model, history.params, x)
+    return found if history.status == "finished" else found * math.nan
 
 
 def _outputs(model: torch.nn.Module, params: Params, x: Tensor) -> Tensor:
