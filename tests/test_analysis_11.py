@@ -1,6 +1,7 @@
 """Analysis 11: its measurement against the library, its rule on made numbers."""
 
 import importlib.util
+import math
 import sys
 
 import pandas as pd
@@ -110,6 +111,70 @@ def test_without_controls_there_is_no_answer():
     answer, _ = verdicts(rows[rows["activation"] == "relu"])
     assert answer.verdict == "undecided"
     assert "parts are missing" in answer.words
+
+
+WIDEST = "activation == 'relu' and width == 256 and seed < 3"
+FIT = "kind == 'fit' and method == 'segment'"
+PAIR = "kind == 'pair' and layer == 'all'"
+GATES = "kind == 'pair' and layer != 'all'"
+
+
+@pytest.mark.parametrize(
+    ("query", "column", "value", "expected"),
+    [
+        (f"{WIDEST} and {FIT}", "B", 0.0, "undecided"),
+        (f"{WIDEST} and {FIT}", "B", math.nan, "undecided"),
+        (f"{WIDEST} and {FIT}", "A", math.inf, "undecided"),
+        (f"{WIDEST} and {PAIR}", "relative", math.nan, "fails"),
+        (f"{WIDEST} and {PAIR}", "relative", math.inf, "fails"),
+        (f"{WIDEST} and {GATES}", "broken", math.nan, "undecided"),
+        (f"{WIDEST} and {GATES}", "broken_tenth", math.nan, "undecided"),
+        (f"activation == 'linear' and seed < 3 and {FIT}", "B", math.nan, "undecided"),
+        (f"{WIDEST} and kind == 'segment'", "drift", math.inf, "holds"),  # beside
+        (f"{WIDEST} and {PAIR}", "gates", math.inf, "holds"),
+    ],
+)
+def test_numbers_of_no_use_are_counted(query, column, value, expected):
+    rows = made()
+    rows[column] = rows[column].astype(float)
+    rows.loc[rows.eval(query), column] = value
+    found = analysis("11").conclude(rows)
+    assert found.answer.verdict == expected
+    told = [one for one in found.findings if one.lower == -math.inf]
+    assert told
+    assert all(one.verdict != "holds" for one in told)
+    assert all("3 of" in one.words or "in 3 runs" in one.words for one in told)
+
+
+def test_a_linear_network_without_any_b_is_a_perfect_control():
+    answer, found = verdicts(made(linear=0.0))
+    assert found["the linear network shows no B"] == "holds"
+    assert answer.verdict == "holds"
+    rows = made()
+    rows.loc[rows.eval(f"activation == 'linear' and seed == 0 and {FIT}"), "B"] = 0.0
+    (one,) = [
+        one
+        for one in analysis("11").conclude(rows).findings
+        if one.claim == "the linear network shows no B"
+    ]
+    assert one.lower > -15
+
+
+def test_bounds_are_not_said_to_be_those_of_the_abstract():
+    found = analysis("11").conclude(made()).findings[:2]
+    assert all("the bound is ours" in one.source for one in found)
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+def test_a_curve_that_breaks_off_is_undecided(value):
+    rows = pd.concat([made(), rates(1.0)], ignore_index=True)
+    rows.loc[rows.eval("kind == 'loss' and round == 8 and seed == 0"), "loss"] = value
+    _, found = verdicts(rows)
+    for claim in (
+        "log loss against rounds is a line in the late half",
+        "the slope per round grows with K while steps are small",
+    ):
+        assert found[claim] == "undecided"
 
 
 @pytest.mark.parametrize(

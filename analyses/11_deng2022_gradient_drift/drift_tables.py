@@ -1,5 +1,6 @@
 """Numbers of each run from its rows, and exponents over the seeds."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from ntk_fed.theory import deng2022
 COLLINEAR = 30.0  # condition number, as in ``ntk_fed.theory.envelope``
 FIRST = "layers.1.weight"  # the first trained layer: its input does not move
 CASE = ["part", "activation", "hidden", "width", "local_steps", "share", "seed"]
+
+PERFECT = 1e-12  # of ReLU's number: a control's below counts as this
+UNKNOWN = Enclosure(math.nan, -math.inf, math.inf)
 
 Frame = Any
 
@@ -32,35 +36,46 @@ def cases(rows: Frame) -> Frame:
             ("envelope", " (envelope)"),
         ):
             one = fits[fits["method"] == method]
-            row[f"A{name}"] = (one["A"] * stable**2).mean()
-            row[f"B{name}"] = (one["B"] * stable).mean()
-            row[f"raw A{name}"], row[f"raw B{name}"] = one["A"].mean(), one["B"].mean()
+            row[f"raw A{name}"], row[f"raw B{name}"] = mean(one["A"]), mean(one["B"])
+            row[f"A{name}"] = row[f"raw A{name}"] * stable**2
+            row[f"B{name}"] = row[f"raw B{name}"] * stable
         condition = fits.loc[fits["method"] == "envelope", "columns_condition"].max()
         row["collinear"] = bool(condition > COLLINEAR)
         row["power"] = _power(own[(own["kind"] == "segment") & (own["layer"] == "all")])
-        row["relative drift"] = last["relative"].mean()
-        row["gate part"] = (pairs["gates"] / pairs["loss"]).mean() * stable
+        row["relative drift"] = mean(last["relative"])
+        row["gate part"] = mean(pairs["gates"] / pairs["loss"]) * stable
         row["gate share"] = pairs["gates"].sum() / pairs["drift"].sum()
         row["separation"] = own["separation"].iloc[0]
         if "flips" in gates and gates["flips"].notna().any():
-            flips = gates["flips"].sum()
+            flips = gates["flips"].sum(skipna=False)
             row["flips"] = flips / gates["all_gates"].sum()
             for name in ("broken", "broken_tenth", "broken_rows_only"):
-                row[name] = gates[name].sum()
+                row[name] = gates[name].sum(skipna=False)
             row["tenth"] = row["broken_tenth"] / flips if flips else 0.0
             row["flipped"] = flips
         found.append(row)
     return pd.DataFrame(found)
 
 
+def mean(values: Frame) -> float:
+    """Their mean, NaN if one is not finite."""
+    return float(values.mean()) if np.isfinite(values).all() else math.nan
+
+
+def unusable(values: Frame) -> int:
+    """How many have no logarithm."""
+    return int((~(values > 0) | ~np.isfinite(values)).sum())
+
+
 def _power(segments: Frame) -> float:
     """Mean exponent of squared drift in the distance, over the segments."""
+    if segments.empty or unusable(segments["drift"]):
+        return math.nan
     slopes = [
         scaling.power_law(one["way"], one["drift"]).exponent
         for _, one in segments.groupby(["round", "client"])
-        if (one["drift"] > 0).all()
     ]
-    return float(np.mean(slopes)) if slopes else float("nan")
+    return float(np.mean(slopes))
 
 
 def curves(rows: Frame) -> Frame:
@@ -69,35 +84,66 @@ def curves(rows: Frame) -> Frame:
     own = rows[(rows["part"] == "rate") & (rows["kind"] == "loss")]
     for key, curve in own.groupby(CASE, sort=False):
         late = curve[curve["round"] >= curve["round"].max() / 2]
-        times = late["round"].to_numpy(float)
-        run = deng2022.straightness(late["loss"].to_numpy(float), times)
-        whole = deng2022.straightness(
-            curve["loss"].to_numpy(float), curve["round"].to_numpy(float)
-        )
-        kernel = deng2022.straightness(late["predicted"].to_numpy(float), times)
-        for line in (run, whole):
-            assert line.deviation is not None
+        run, deviation = _line(late, "loss")
+        kernel, _ = _line(late, "predicted")
         found.append(
             {
                 **dict(zip(CASE, key, strict=True)),
-                "slope": -run.slope,
-                "kernel": -kernel.slope,
-                "over kernel": run.slope / kernel.slope,
-                "deviation": run.deviation.value if run.deviation else np.nan,
-                "whole": whole.deviation.value if whole.deviation else np.nan,
+                "slope": -run,
+                "kernel": -kernel,
+                "over kernel": run / kernel if kernel else math.nan,
+                "deviation": deviation,
+                "whole": _line(curve, "loss")[1],
             }
         )
     return pd.DataFrame(found, columns=found[0].keys() if found else CASE)
 
 
+def _line(curve: Frame, name: str) -> tuple[float, float]:
+    """Slope of the logarithm in rounds, and distance from a line; NaN without one."""
+    if unusable(curve[name]):
+        return math.nan, math.nan
+    times = curve["round"].to_numpy(float)
+    line = deng2022.straightness(curve[name].to_numpy(float), times)
+    return line.slope, line.deviation.value if line.deviation else math.nan
+
+
 def exponent(table: Frame, x: str, y: str) -> Enclosure | None:
-    """Mean over seeds of each seed's exponent of y in x; ``None``: too few to tell."""
-    slopes = []
-    for _, own in table.groupby("seed"):
-        kept = own[own[y] > 0]
-        if kept[x].nunique() >= 3:
-            slopes.append(scaling.power_law(kept[x], kept[y]).exponent)
-    return scaling.mean_interval(slopes) if len(slopes) > 1 else None
+    """Mean over seeds of each seed's exponent of y in x.
+
+    Returns:
+        ``None`` where there are fewer than two seeds or three ``x``; unknown where a
+        number is not finite or not positive, or a seed lacks a run that others have.
+    """
+    groups = [own for _, own in table.groupby("seed")]
+    if len(groups) < 2 or table[x].nunique() < 3:
+        return None
+    if unusable(table[y]) or len({len(own) for own in groups}) > 1:
+        return UNKNOWN
+    return interval([scaling.power_law(own[x], own[y]).exponent for own in groups])
+
+
+def interval(values: Any) -> Enclosure | None:
+    """Mean with its interval; unknown where one is not finite, ``None``: too few."""
+    values = np.array(list(values), dtype=float)
+    if len(values) < 2:
+        return None
+    return scaling.mean_interval(values) if np.isfinite(values).all() else UNKNOWN
+
+
+def told(table: Frame, y: str, *, positive: bool = True) -> str:
+    """How many seeds there are, and how many numbers are of no use."""
+    bad = unusable(table[y]) if positive else int((~np.isfinite(table[y])).sum())
+    words = f"{table['seed'].nunique()} seeds"
+    what = "finite or not positive" if positive else "finite"
+    return f"{words}; {bad} of {len(table)} not {what}" if bad else words
+
+
+def widest_of(table: Frame, activation: str) -> Frame:
+    """Runs of ReLU and of a control at the largest width that both have."""
+    own = table[(table["hidden"] == 3) & table["activation"].isin(["relu", activation])]
+    both = own.groupby("width")["activation"].nunique() == 2
+    return own[own["width"] == max(both.index[both], default=-1)]
 
 
 def against(table: Frame, column: str, activation: str) -> Enclosure | None:
@@ -105,19 +151,15 @@ def against(table: Frame, column: str, activation: str) -> Enclosure | None:
 
     At the largest width that both have.
     """
-    own = table[(table["hidden"] == 3) & table["activation"].isin(["relu", activation])]
-    wide = own.pivot_table(
-        index=["width", "seed"], columns="activation", values=column
-    ).dropna()
-    if activation not in wide or "relu" not in wide or wide.empty:
+    own = widest_of(table, activation)
+    if own.empty:
         return None
-    last = wide.loc[wide.index.get_level_values("width").max()]
-    if len(last) < 2:
+    wide = own.groupby(["seed", "activation"])[column].agg(mean).unstack()
+    if len(wide) < 2:
         return None
-    floor = np.finfo(float).tiny  # a B of 0 is as small as can be
-    return scaling.mean_interval(
-        np.log10(np.maximum(last[activation], floor) / last["relu"])
-    )
+    relu = wide["relu"].where(wide["relu"] > 0)
+    control = wide[activation].where(wide[activation] >= 0)
+    return interval(np.log10((control / relu).clip(lower=PERFECT)))
 
 
 def flip_cells(rows: Frame) -> Frame:

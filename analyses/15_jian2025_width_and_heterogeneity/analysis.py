@@ -9,13 +9,10 @@ import numpy as np
 from width_page import parts
 from width_tables import (
     CENTRAL,
-    DISTANCE,
     EXACT,
     FALLING,
     FEDERATED,
-    GAPS,
     KERNEL,
-    LOST,
     SHARE,
     UNKNOWN,
     against_time,
@@ -31,8 +28,6 @@ from ntk_fed.analysis import main
 from ntk_fed.report import Answer, Conclusion, finding
 from ntk_fed.report.conclusion import Finding
 from ntk_fed.report.words import counted, number
-
-__all__ = ["DISTANCE", "LOST"]
 
 Rows = Any
 
@@ -67,9 +62,9 @@ def conclude(rows: Rows) -> Conclusion:
         laws = width_findings(widths)
         found = control_findings(widths) + laws + found + further_findings(widths)
     found += flow_findings(gaps)
-    told = f"{lost} of {counted(runs, 'run')} diverged, {REMARKS[0]}"
+    told = f"{lost} of {counted(runs, 'run')} were lost: {LOST_MEANS}"
     return Conclusion(
-        answer(found), tuple(found), parts(tables), tables, (told, *REMARKS[1:])
+        answer(found), tuple(found), parts(tables), tables, (*REMARKS, told)
     )
 
 
@@ -211,10 +206,9 @@ def flow_findings(gaps: Rows) -> list[Finding]:
             failed = not np.isfinite(logs).all()
             found.append(dataclasses.replace(one, verdict="fails") if failed else one)
         elif own["time"].nunique() > 1:
+            own = own.assign(value=own["value"].where(np.isfinite(own["time"])))
             for relation, bound, sense in ((">=", 0.75, "least"), ("<=", 1.25, "most")):
                 claim = f"the {name} falls linearly at {sense} in ηK (K = {k})"
-                # times of the fractions differ a little from seed to seed
-                own = own.assign(value=own["value"].where(np.isfinite(own["time"])))
                 found.append(
                     law(claim, own, relation, bound, OURS, x="time", name="ηK")
                 )
@@ -256,10 +250,12 @@ def answer(findings: Iterable[Finding]) -> Answer:
     return Answer("undecided", f"not every interval allows an answer; {said}")
 
 
+LOST_MEANS = (
+    "a run that diverges, whose residual ends above 10 times that of the start, or "
+    "that comes to equal outputs for all samples. None of its numbers is used; the "
+    "claims they belong to fail or stay undecided."
+)
 REMARKS = (
-    "blew up (residual more than 10 times that of the start) or came to equal outputs "
-    "for all samples; no number of such a run is used, and the claims it belongs to "
-    "fail or stay undecided.",
     "Sizes are cut: 40 digits of two classes and one hidden layer for the laws, 500 "
     "images of MNIST's test set for training and 2000 others of it for accuracy.",
     "The paper's formulas come from an official summary and code, not from its text; "

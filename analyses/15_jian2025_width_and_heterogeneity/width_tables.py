@@ -25,7 +25,7 @@ _RUN = ["part", "network", "width", "split", "local_steps", "fraction", "seed"]
 
 def marked(rows: Rows) -> tuple[Rows, int, int]:
     """Rows whose values are NaN where the run was lost; lost runs, and all of them."""
-    runs = pd.MultiIndex.from_frame(rows[_RUN])
+    runs: Any = pd.MultiIndex.from_frame(rows[_RUN])
     lost = runs[(rows["quantity"] == LOST) & (rows["value"] != 0)].unique()
     good = ~runs.isin(lost) & np.isfinite(rows["value"])
     found = rows.assign(value=rows["value"].where(good))

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pandas as pd
-from lazy_page import LARGEST_ERROR, NOTHING, Table, parts
+from lazy_page import LARGEST_ERROR, NOTHING, Table, parts, plain
 from lazy_tables import (
     announcers,
     by_network,
@@ -206,6 +206,7 @@ def conclude(rows: Table) -> Conclusion:
         parts(tables),
         tables,
         (
+            *plain(mlp, lenet, tables["choices"], over),
             "Sizes are cut for two cores: 60 images instead of the whole training set, "
             "one output in most cells; full.toml has 1,000 images, ten outputs and "
             "widths to 8192. What is said here is said of these sizes.",
