@@ -135,10 +135,12 @@ def of_announcers(table: Table) -> dict[str, Finding]:
     own = finite(table)
     gains = {}
     for name in RIVALS:
-        columns = [own["early linearisation gap"], own[f"early {name}"], own["error"]]
+        gap, rival, error = (
+            own["early linearisation gap"], own[f"early {name}"], own["error"],
+        )  # fmt: skip
         gains[name] = NOTHING
-        if own["seed"].nunique() > 1 and all(one.nunique() > 1 for one in columns):
-            gains[name] = rank_correlation_gain(*columns, own["seed"])
+        if min(one.nunique() for one in (own["seed"], gap, rival, error)) > 1:
+            gains[name] = rank_correlation_gain(gap, rival, error, own["seed"])
     found = {
         f"gap {name}": finding(
             f"the linearisation gap after two rounds announces the error better than "

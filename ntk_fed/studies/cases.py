@@ -21,19 +21,23 @@ from types import ModuleType
 from typing import Any
 
 import pandas as pd
-import torch
 
 from ntk_fed import records
 from ntk_fed.errors import RunFolderError, UnknownNameError
-from ntk_fed.executor import Executor, Processes, Task
-from ntk_fed.kernel.plan import free_memory
+from ntk_fed.executor import Executor, Task
 from ntk_fed.names import require_known
-from ntk_fed.studies.compute import DONE, ELSEWHERE, Job, Progress, compute
+from ntk_fed.studies.compute import (
+    DONE,
+    ELSEWHERE,
+    Job,
+    Progress,
+    compute,
+    processes,
+)
 from ntk_fed.studies.spec import RESULT_VERSION
 from ntk_fed.studies.store import Store
 
 _KEYS = ("title", "processes", "time_limit", "shared", "grid")
-_SHARE = 0.9  # of free memory that cases may take together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,11 +165,7 @@ def run_cases(
         if not store.is_done(key)
     ]
     if jobs:
-        where = executor or Processes(
-            study.processes,
-            time_limit=study.time_limit,
-            memory=int(_SHARE * free_memory(torch.device("cpu"))),
-        )
+        where = executor or processes(study.processes, study.time_limit)
         before = len(keys) - len(jobs)
         bad = compute(_measure, jobs, store, where, before=before, report=report)
         if bad:

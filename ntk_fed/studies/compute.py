@@ -9,10 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ntk_fed.executor import Executor, Outcome, Task
+import torch
+
+from ntk_fed.executor import Executor, Outcome, Processes, Task
+from ntk_fed.kernel.plan import free_memory
 from ntk_fed.studies.store import Store
 
 DONE, ELSEWHERE = "done", "elsewhere"
+_SHARE = 0.9  # of free memory that all workers may take together
 _PATIENCE = 0.5  # seconds between two looks at a run that another process has claimed
 
 
@@ -71,6 +75,12 @@ def words(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} seconds" if seconds >= 10 else f"{seconds:.1f} seconds"
+
+
+def processes(count: int, time_limit: float | None) -> Processes:
+    """Where a study is computed when nobody says where: on this machine."""
+    memory = int(_SHARE * free_memory(torch.device("cpu")))
+    return Processes(count, time_limit=time_limit, memory=memory)
 
 
 def compute(

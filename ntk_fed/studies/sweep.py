@@ -12,20 +12,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from ntk_fed import records
 from ntk_fed.errors import RunFolderError
-from ntk_fed.executor import Executor, Processes, Task
-from ntk_fed.kernel.plan import free_memory
-from ntk_fed.studies.compute import DONE, ELSEWHERE, Job, Progress, compute
+from ntk_fed.executor import Executor, Task
+from ntk_fed.studies.compute import (
+    DONE,
+    ELSEWHERE,
+    Job,
+    Progress,
+    compute,
+    processes,
+)
 from ntk_fed.studies.cost import size_of
 from ntk_fed.studies.run import run
 from ntk_fed.studies.spec import RunSpec
 from ntk_fed.studies.store import Store
 from ntk_fed.studies.study import StudySpec
-
-_SHARE = 0.9  # of free memory that runs may take together
 
 
 def run_in_folder(spec: RunSpec, folder: str) -> str:
@@ -65,11 +68,7 @@ def run_study(
     specs = study.runs()
     new = [spec for spec in specs if not store.is_done(spec.key)]
     if new:
-        where = executor or Processes(
-            study.processes,
-            time_limit=study.time_limit,
-            memory=int(_SHARE * free_memory(torch.device("cpu"))),
-        )
+        where = executor or processes(study.processes, study.time_limit)
         jobs = jobs_of(new, store.folder, study.swept)
         before = len(specs) - len(new)
         compute(run_in_folder, jobs, store, where, before=before, report=report)
