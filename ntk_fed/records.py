@@ -226,8 +226,14 @@ def _versions() -> dict[str, str]:
 
 def _blas_threads() -> list[int]:
     """Of each BLAS library in the process: last digits may depend on them."""
-    found = threadpoolctl.threadpool_info()
+    found = _libraries().info()
     return [one["num_threads"] for one in found if one["user_api"] == "blas"]
+
+
+@functools.cache
+def _libraries() -> threadpoolctl.ThreadpoolController:
+    """What the process has loaded, looked for once: it takes milliseconds."""
+    return threadpoolctl.ThreadpoolController()
 
 
 def digest(named: Mapping[str, torch.Tensor]) -> str:
