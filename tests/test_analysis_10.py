@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 
 import numpy as np
 import pandas as pd
@@ -271,6 +272,9 @@ def test_every_specification_can_be_read(name):
     assert cells.value_counts(dropna=False).min() >= 5
 
 
+@pytest.mark.skipif(
+    not os.environ.get("NTK_FED_DATA"), reason="NTK_FED_DATA names no data folder"
+)
 @pytest.mark.slow
 def test_tiny_shows_straight_lines_and_a_plateau(tmp_path):
     page = run(FOLDER, analysis("10").conclude, out=tmp_path, spec="tiny.toml")
