@@ -275,7 +275,7 @@ def test_every_specification_can_be_read(name):
 @pytest.mark.skipif(
     not os.environ.get("NTK_FED_DATA"), reason="NTK_FED_DATA names no data folder"
 )
-@pytest.mark.slow
+@pytest.mark.long
 def test_tiny_shows_straight_lines_and_a_plateau(tmp_path):
     page = run(FOLDER, analysis("10").conclude, out=tmp_path, spec="tiny.toml")
     kept = read_conclusion(page.parent)

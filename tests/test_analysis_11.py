@@ -250,7 +250,7 @@ def test_every_specification_is_read():
         assert read_cases(FOLDER / spec, FOLDER / "measure.py").cases
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_kinks_add_falls_with_width_in_a_few_seconds(tmp_path):
     conclude = analysis("11").conclude
     page = run(FOLDER, conclude, out=tmp_path, spec="tiny.toml")

@@ -205,7 +205,7 @@ def test_the_specification_can_be_read(name):
     assert len(read_cases(FOLDER / f"{name}.toml", FOLDER / "measure.py").cases) > 20
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_small_study_shows_the_direction(tmp_path):
     page = analyses.run(FOLDER, OWN.conclude, out=tmp_path, spec="tiny.toml")
     assert Path(page).is_file()

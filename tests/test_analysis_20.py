@@ -144,7 +144,7 @@ def test_exponents_are_fitted_seed_by_seed():
     assert found.upper == pytest.approx(-1.5 + 0.5 * math.tan(0.475 * math.pi))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_tiny_study_shows_that_the_error_falls_with_width(tmp_path):
     # Over five seeds; the other lines of the rule are not asserted at this size.
     run(FOLDER, analysis("20").conclude, out=tmp_path, spec="tiny.toml")

@@ -35,20 +35,24 @@ def conclusion_of(folder):
     return module.conclude
 
 
-LARGE = ("01_width_scaling_control", "01_width_scaling_deep", "03_")  # many figures
+SHARE = ("02_required_width_sphere", "16_")  # whose pages `make test` draws again
+
+
+def drawn(folders):
+    """Parameters of a test that draws a page: a share, and the rest for `make long`."""
+    return [
+        pytest.param(
+            one,
+            marks=() if one.name.startswith(SHARE) else pytest.mark.long,
+            id=one.name,
+        )
+        for one in folders
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "folder",
-    [
-        pytest.param(
-            one,
-            marks=pytest.mark.long if one.name.startswith(LARGE) else (),
-            id=one.name,
-        )
-        for one in REPORTS
-    ],
+    "folder", drawn(f for f in REPORTS if ROOT / "analyses" / f.name not in ANALYSES)
 )
 def test_a_page_is_what_its_rows_say(folder, tmp_path):
     page = report.render(copy_of(folder, tmp_path))
@@ -59,9 +63,7 @@ def test_a_page_is_what_its_rows_say(folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "folder",
-    [f for f in ANALYSES if (ROOT / "reports" / f.name).is_dir()],
-    ids=lambda p: p.name,
+    "folder", drawn(f for f in ANALYSES if (ROOT / "reports" / f.name).is_dir())
 )
 def test_a_conclusion_is_what_its_rows_say(folder, tmp_path):
     committed = ROOT / "reports" / folder.name
@@ -95,7 +97,8 @@ def test_every_specification_can_be_read(folder):
     for heading in ("# Question", "# Prediction", "# Decision rule"):
         assert heading in question
     names = {path.name for path in folder.glob("*.toml")}
-    assert {"study.toml", "tiny.toml", "full.toml"} <= names
+    assert {"study.toml", "tiny.toml"} <= names
+    assert names & {"full.toml", "large.toml"}
     for name in names:
         assert read_cases(folder / name, folder / "measure.py").cases
 

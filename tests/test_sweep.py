@@ -63,7 +63,7 @@ def reference(tmp_path_factory):
     return content(run_study(study(), folder))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_failed_run_is_told_and_stops_no_other(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     base = dataclasses.replace(SMALL, model=f"{tmp_path / 'own.py'}:broken")
@@ -200,7 +200,7 @@ def test_a_cluster_with_a_worker_killed_gives_the_same_tables(reference, tmp_pat
     assert content(folder) == reference
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_folders_of_two_machines_become_one(reference, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     run_study(study(seeds=(0,)), one)
