@@ -14,6 +14,7 @@ from ntk_fed.executor import Here
 from ntk_fed.measured import Enclosure
 from ntk_fed.report import Answer, Conclusion, Panel, Part, Shown, finding
 from ntk_fed.report.conclusion import read_conclusion
+from ntk_fed.report.panels import drawing
 from ntk_fed.studies import read_cases, run_cases
 
 MEASURE = """
@@ -209,6 +210,16 @@ def test_a_conclusion_names_only_what_there_is(folder, tmp_path):
     with pytest.raises(UnknownNameError, match="yes"):
         report.render_findings(out, conclusion=other)
     assert not (out / "conclusion.json").exists()
+
+
+@pytest.mark.parametrize("hue", ["", "width"])
+def test_a_figure_of_nothing_is_an_empty_one(hue):
+    rows = pd.DataFrame({"width": [1, 2], "loss": [np.nan, np.inf]})
+    panel = Panel(
+        "rows", "width", "loss", "Loss", "It falls.", hue,
+        log="xy", slope=-1.0, diagonal=True,
+    )  # fmt: skip
+    assert drawing(panel, {"rows": rows}).caption == "It falls."
 
 
 def test_numbers_that_are_not_finite_are_kept(folder, tmp_path):

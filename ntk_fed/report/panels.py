@@ -44,6 +44,9 @@ def drawing(panel: Panel, tables: dict[str, Frame]) -> Drawing:
 
 
 def _plot(axes: Axes, panel: Panel, frame: Frame) -> None:
+    if frame.empty:
+        axes.text(0.5, 0.5, "no finite numbers", ha="center", va="center")
+        return
     places = _places(axes, panel, frame)
     for label, shade, own in _groups(panel, frame):
         x = own[panel.x].map(places) if places else own[panel.x]
@@ -124,7 +127,7 @@ def _references(axes: Axes, panel: Panel, frame: Frame) -> None:
         both = frame[[panel.x, panel.y]].to_numpy(dtype=float)
         ends = [both.min(), both.max()]
         axes.plot(ends, ends, label="y = x", **dashed)
-    if panel.slope is not None and len(frame):
+    if panel.slope is not None:
         low, high = frame[panel.x].min(), frame[panel.x].max()
         start = frame.loc[frame[panel.x] == low, panel.y].median()
         x = np.array([low, high], dtype=float)

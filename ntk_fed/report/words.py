@@ -82,9 +82,7 @@ def span(values: Sequence[float], show=number) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-_SUBSCRIPT = re.compile(
-    r"(?<![.])(?<!(?!ᵀ)\w)(max|min|\w̄?)_((?:(?!ᵀ)\w)+|\{[^}]*\})"
-)
+_SUBSCRIPT = re.compile(r"(?<![.])(?<!(?!ᵀ)\w)(max|min|\w̄?)_((?:(?!ᵀ)\w)+|\{[^}]*\})")
 _SUPERSCRIPT = re.compile(r"(?<=[\w)])\^(−?½|[Tt](?!\w)|\(−½\)|\{[^}]*\})")
 
 
