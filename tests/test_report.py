@@ -400,6 +400,9 @@ def test_numbers_and_indices_are_printed_plainly():
     assert maths("1/max_i λ_max(X_iᵀX_i)") == (
         "1/max<sub>i</sub> λ<sub>max</sub>(X<sub>i</sub>ᵀX<sub>i</sub>)"
     )
+    assert maths("‖b_⊥‖² B_* x^(K−1)") == (
+        "‖b<sub>⊥</sub>‖² B<sub>*</sub> x<sup>K−1</sup>"
+    )
     assert maths("(1 − θ_K)^t") == "(1 − θ<sub>K</sub>)<sup>t</sup>"
     assert maths("falls as m^{-½}") == "falls as m<sup>-½</sup>"
     assert maths("local_steps of du2019.gradient_descent") == (

@@ -82,8 +82,11 @@ def span(values: Sequence[float], show=number) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-_SUBSCRIPT = re.compile(r"(?<![.])(?<!(?!ᵀ)\w)(max|min|\w̄?)_((?:(?!ᵀ)\w)+|\{[^}]*\})")
-_SUPERSCRIPT = re.compile(r"(?<=[\w)])\^(−?½|[Tt](?!\w)|\(−½\)|\{[^}]*\})")
+_SUBSCRIPT = re.compile(
+    r"(?<![.])(?<!(?!ᵀ)\w)(max|min|\w̄?)_"  # what has it: one letter, or these
+    r"((?:(?!ᵀ)\w)+|[⊥*]|\{[^}]*\})"
+)
+_SUPERSCRIPT = re.compile(r"(?<=[\w)])\^(−?½|[Tt](?!\w)|\([^()]*\)|\{[^}]*\})")
 
 
 def maths(text: str) -> Markup:
