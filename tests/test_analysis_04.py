@@ -39,7 +39,7 @@ def made(
         both = {"separation": delta, "bound": limit / room, "limit": limit}
         controls = {"tanh": 0.3 * delta**tanh * noise, "linear": linear}
         rows += rows_of("limit", seed, {"delta": delta}, {**both, **controls})
-        for width in OWN.WIDTHS:
+        for width in (cell[1] for cell in sorted(OWN.CELLS) if cell[0] == delta):
             spread = width * delta
             ratio = wide if spread > 12 else narrow * min(1.0, delta / 0.005)
             own = {"finite": ratio * noise * limit, "fewest gates": spread // 4}
@@ -102,6 +102,9 @@ def test_what_stands_beside_the_rule_holds_on_its_own_numbers():
         "quantity != 'linear'",
         "quantity != 'finite'",
         "part != 'limit' or delta != 0.01 or seed > 0",
+        "part != 'limit' or seed > 0",
+        "part != 'width' or seed > 0",
+        "width != 131072",
     ],
 )
 def test_without_a_piece_of_the_rule_nothing_holds(query):
@@ -144,6 +147,24 @@ def test_a_number_that_is_not_usable_is_seen(query, value, expected):
     assert where.sum() == 1
     rows.loc[where, ["value", "lower", "upper"]] = value
     assert OWN.conclude(rows).answer.verdict == expected
+
+
+def test_a_run_that_is_missing_is_no_failure():
+    gone = "part == 'width' and delta == 1.0 and width == 1024 and seed == 0"
+    found = OWN.conclude(made().query(f"not ({gone})"))
+    assert found.answer.verdict == "undecided"
+    assert verdicts(found)[OWN.WIDE] == "undecided"
+
+
+@pytest.mark.parametrize("linear", [1e-6, -1e-6])
+def test_the_linear_control_can_fail(linear):
+    assert verdicts(OWN.conclude(made(linear=linear)))[OWN.SINGULAR] == "fails"
+
+
+def test_a_bound_that_is_not_positive_bounds_nothing():
+    rows = made()
+    rows.loc[rows["quantity"] == "bound", ["value", "lower", "upper"]] *= -1
+    assert verdicts(OWN.conclude(rows))[OWN.BOUND] == "undecided"
 
 
 def test_a_crossing_outside_the_widths_is_said():
@@ -200,11 +221,11 @@ def test_the_study_has_every_cell_that_the_rule_asks_for():
     limits = {case.delta for case in found if case.part == "limit"}
     widths = {(case.delta, case.width) for case in found if case.part == "width"}
     assert limits == set(OWN.DELTAS)
-    assert set(itertools.product(OWN.DELTAS, OWN.WIDTHS)) <= widths
+    assert widths == OWN.CELLS
     assert {case.seed for case in found} == set(range(10))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_small_study_shows_the_direction(tmp_path):
     page = analyses.run(FOLDER, OWN.conclude, out=tmp_path, spec="tiny.toml")
     assert page.is_file()

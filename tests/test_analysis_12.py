@@ -185,7 +185,7 @@ def test_the_specification_can_be_read(name):
     assert len(read_cases(FOLDER / f"{name}.toml", FOLDER / "measure.py").cases) > 30
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_small_study_runs_and_its_control_shows(tmp_path):
     page = analyses.run(FOLDER, OWN.conclude, out=tmp_path, spec="tiny.toml")
     assert page.is_file()

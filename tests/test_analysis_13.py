@@ -264,6 +264,77 @@ def test_a_run_that_is_missing_is_seen():
     assert verdict(rows) == "fails"
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "rule != 'anchored' or seed > 0",
+        "start != 'slowest' or seed > 0",
+        "part != 'last layer' or seed > 0",
+        "part != 'projection' or clients > 1 or seed > 0",
+    ],
+)
+def test_a_seed_that_is_missing_in_one_line_leaves_no_answer(query):
+    found = OWN.conclude(made().query(query)).answer
+    assert found.verdict == "undecided"
+    assert "not there for every seed" in found.words
+
+
+def test_one_run_above_the_bound_or_outside_a_margin_is_seen():
+    for quantity, value, good in (
+        ("worst ratio to the bound", 1.01, 0.1),
+        ("smallest margin", 0.9999, 2.0),
+    ):
+        rows = made()
+        rows.loc[rows["quantity"] == quantity, "value"] = good
+        rows.loc[(rows["quantity"] == quantity) & (rows["seed"] == 1), "value"] = value
+        assert verdict(rows) != "holds"
+
+
+@pytest.mark.parametrize(
+    ("rise", "expected"), [(1e-7, "holds"), (1e-14, "undecided"), (-1e-7, "fails")]
+)
+def test_theta_has_to_rise_in_every_run_by_more_than_rounding(rise, expected):
+    rows = made()
+    own = (rows["quantity"] == "θ_K") & (rows["labels"] == "consistent")
+    own &= (rows["start"] == "random") & (rows["seed"] == 3)
+    k20, k50 = (own & (rows["local_steps"] == k) for k in (20, 50))
+    rows.loc[k50, "value"] = rows.loc[k20, "value"].to_numpy() * (1 + rise)
+    assert verdict(rows) == expected
+
+
+def test_a_control_that_is_lost_is_none_for_what_fails_elsewhere():
+    rows = made(limit=1e-4)
+    alone = (rows["part"] == "projection") & (rows["clients"] == 1)
+    rows.loc[alone & (rows["seed"] == 0), "value"] = math.nan
+    assert verdict(rows) == "undecided"
+
+
+def test_a_distance_that_is_negative_is_none():
+    rows = made()
+    own = (rows["quantity"] == "distance to the interpolator") & (rows["seed"] == 0)
+    rows.loc[own & (rows["labels"] == "consistent"), "value"] = -1.0
+    assert verdict(rows) == "fails"
+
+
+def test_two_models_that_diverged_do_not_agree():
+    rows = made()
+    layer = (rows["part"] == "last layer") & (rows["seed"] == 0)
+    rows.loc[layer & rows["quantity"].str.endswith("loss"), "value"] = math.nan
+    rows.loc[layer & rows["quantity"].str.contains("accuracy"), "value"] = 0.0
+    found = OWN.conclude(rows)
+    (one,) = (one for one in found.findings if one.claim == CLAIMS.ACCURACY)
+    assert one.verdict == found.answer.verdict == "fails"
+
+
+def test_a_run_is_long_beside_a_shorter_one_only():
+    rows = made().assign(steps=2**20)
+    assert verdict(rows) == "holds"
+    longer = rows[rows["part"] == "last layer"].assign(steps=2**22)
+    found = OWN.conclude(pd.concat([rows, longer]))
+    assert found.answer.verdict == "holds"
+    assert any("four times as long" in one.claim for one in found.findings)
+
+
 def test_statuses_are_kept():
     found = {one.claim: one.source for one in OWN.conclude(made()).findings}
     for claim, status in (
@@ -280,7 +351,7 @@ def test_the_specification_can_be_read(name):
     assert len(read_cases(FOLDER / f"{name}.toml", FOLDER / "measure.py").cases) > 15
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_small_study_shows_the_direction(tmp_path):
     page = analyses.run(FOLDER, OWN.conclude, out=tmp_path, spec="tiny.toml")
     assert page.is_file()

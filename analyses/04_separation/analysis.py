@@ -35,6 +35,8 @@ OURS = "derived in this project"
 UNKNOWN = Enclosure(math.nan, -math.inf, math.inf)
 DELTAS = (1.0, 0.316, 0.1, 0.0316, 0.01, 0.00316, 0.001, 0.000316, 0.0001)
 WIDTHS = tuple(2**k for k in range(6, 16))
+WIDER = itertools.product((0.00316, 0.001), (65536, 131072))
+CELLS = {*itertools.product(DELTAS, WIDTHS), *WIDER}
 SHOWN = (64, 512, 4096, 32768)
 SMALL = 0.1  # largest δ of the fits
 MANY, FEW, HALF = 300.0, 0.3, 0.5  # m δ, and the ratio that parts the two
@@ -79,7 +81,8 @@ def conclude(rows: Table) -> Conclusion:
         "exponents": by_number(numbers) if len(numbers) else numbers,
     }
     kept = {name: table for name, table in tables.items() if len(table)}
-    return Conclusion(answer(found), tuple(found), parts(kept), kept, REMARKS)
+    missed = absent(limits, widths)
+    return Conclusion(answer(found, missed), tuple(found), parts(kept), kept, REMARKS)
 
 
 def of_limits(limits: Table) -> list[Finding]:
@@ -108,8 +111,9 @@ def of_bound(limits: Table) -> Finding:
         "upper": limits["limit upper"] / limits["bound lower"],
     }
     most, words = UNKNOWN, f"largest ratio of {len(limits)} draws, bounds of rounding"
-    if bad := int(ends["lower"].isna().sum() + ends["upper"].isna().sum()):
-        words += f"; {bad} bounds not finite"
+    known = (limits["bound lower"] > 0) & ends["lower"].notna() & ends["upper"].notna()
+    if not known.all():
+        words += f"; {(~known).sum()} of them not finite or not positive"
     else:
         top = limits["room"].max()
         most = Enclosure(top, ends["lower"].max(), ends["upper"].max())
@@ -121,7 +125,10 @@ def of_nothing(limits: Table) -> Finding:
     size = limits["nothing"]
     most, words = UNKNOWN, f"largest size with rounding, {len(size)} draws"
     if size.notna().all():
-        most = Enclosure(limits["linear"].abs().max(), 0.0, size.max())
+        # At least as far from 0 as the nearer end, unless 0 lies between.
+        nearer = limits["linear lower"].clip(lower=-limits["linear upper"])
+        least = nearer.max().clip(min=0)
+        most = Enclosure(limits["linear"].abs().max(), least, size.max())
     else:
         words += f"; {size.isna().sum()} not finite"
     return finding(SINGULAR, most, "<=", ROUNDING, words=words, source=OURS)
@@ -137,7 +144,7 @@ def of_widths(widths: Table, required: Table) -> list[Finding]:
         least = worst(many, "ratio", cells).reindex(seeds)
         words = f"log of the smallest ratio of each seed, m δ ≥ {MANY:g}"
         one = mean(WIDE, logs(least), ">=", math.log(HALF), words)
-        lost = logs(least).isna().any()
+        lost = not (many["ratio"] > 0).all()
         found.append(dataclasses.replace(one, verdict="fails") if lost else one)
     if len(few):
         most = worst(few, "ratio", cells, largest=True).reindex(seeds)
@@ -156,9 +163,8 @@ def of_widths(widths: Table, required: Table) -> list[Finding]:
         words += f"{gates} gates are expected to tell a pair apart (median)"
         # A width that falls with δ: "flatter" is the upper end.
         found += within((NEEDED[1], NEEDED[0]), law, (-1.2, -0.8), words)
-    expected = set(itertools.product(DELTAS, WIDTHS))
     there = set(zip(widths["delta"], widths["width"], strict=True))
-    return [one if expected <= there else partly(one) for one in found]
+    return [one if there >= CELLS else partly(one) for one in found]
 
 
 def of_numbers(numbers: Table) -> list[Finding]:
@@ -172,8 +178,21 @@ def of_numbers(numbers: Table) -> list[Finding]:
     return found
 
 
-def answer(findings: Iterable[Finding]) -> Answer:
-    """Controls first; then every finding that the rule names must be there and hold."""
+def absent(limits: Table, widths: Table) -> int:
+    """Runs of the rule's cells that are not there for every seed."""
+    found = [(limits, ["delta"]), (widths, ["delta", "width"])]
+    seeds = {seed for own, _ in found for seed in own["seed"]}
+    cells = sum(len(own[keys].drop_duplicates()) for own, keys in found)
+    return len(seeds) * cells - sum(len(own) for own, _ in found)
+
+
+def answer(findings: Iterable[Finding], missed: int = 0) -> Answer:
+    """Controls first; then every finding that the rule names must be there and hold.
+
+    Args:
+        findings: of all parts.
+        missed: runs that are not there for every seed; with any there is no answer.
+    """
     found = {one.claim: one for one in findings}
     missing = [claim for claim in (*CONTROLS, *RULE) if claim not in found]
     silent = [
@@ -187,6 +206,9 @@ def answer(findings: Iterable[Finding]) -> Answer:
     if missing:
         count = f"{len(missing)} of the findings that the rule needs are not measured"
         return Answer("undecided", f"{count}: {missing[0]}.")
+    if missed:
+        words = "runs are not there for a seed that others are there for"
+        return Answer("undecided", f"{missed} {words}.")
     rule = [found[claim] for claim in RULE]
     slope, bound, wide, narrow = (found[c] for c in (LINEAR_IN[0], BOUND, WIDE, NARROW))
     said = (

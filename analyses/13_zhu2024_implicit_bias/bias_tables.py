@@ -18,7 +18,6 @@ FLAT = 4  # and of projections, of the last factor 4 in rounds
 LEAST = 1e-17  # numbers below count as this before a logarithm is taken
 
 SMALL, LONG = "logistic, small steps", "logistic, four times as long"
-MANY = 16384  # local steps in all of a run that is called long
 
 
 def regressions(rows: Table) -> Table:
@@ -28,9 +27,9 @@ def regressions(rows: Table) -> Table:
         return own
     promised = 1 - own["θ_K"]
     off = (own["factor of a round"] / promised - 1).abs()
-    own["factor off"] = np.log10(off.clip(lower=LEAST))
+    own["factor off"] = np.log10(floored(off))
     for name in ("interpolator", "fixed point", "minimiser of rPr"):
-        own[f"log {name}"] = np.log10(own[f"distance to the {name}"].clip(lower=LEAST))
+        own[f"log {name}"] = np.log10(floored(own[f"distance to the {name}"]))
     pair = own[["log fixed point", "log minimiser of rPr"]]
     own["log exact limit"] = pair.max(axis=1, skipna=False)
     own["1 − factor"] = 1 - own["factor of a round"]
@@ -50,7 +49,8 @@ def courses(rows: Table) -> Table:
     if own.empty:
         return own
     kind = own["loss"].where(own["strength"] >= 1, SMALL)
-    kind = kind.where(own["steps"] < MANY, LONG)
+    shortest = own.groupby(["part", "loss", "strength"])["steps"].transform("min")
+    kind = kind.where(own["steps"] == shortest, LONG)
     own = own.assign(kind=kind, value=own["value"].astype(float))
     wide = own.pivot(
         index=[*TURNING, "round"], columns="quantity", values="value"
@@ -120,11 +120,13 @@ def _turning(own: Table) -> dict[str, float]:
         "worst over bound": log(after.max(skipna=False)) if len(after) else math.nan,
     }
     if "agreement" in own and own["part"].iloc[0] == "last layer":
-        found["accuracy"] = last["test accuracy"]
-        found["centralised accuracy"] = last["centralised test accuracy"]
+        # A model that diverged classifies nothing, which counts as wrong.
+        ended = np.isfinite(last[["loss", "centralised loss"]].astype(float)).all()
+        right = [float(last[f"{name}test accuracy"]) for name in ("", "centralised ")]
+        found["accuracy"], found["centralised accuracy"] = right
         found["SVM accuracy"] = last["SVM test accuracy"]
-        found["accuracy off"] = abs(found["accuracy"] - found["centralised accuracy"])
-        found["disagreement"] = 1 - last["agreement"]
+        found["accuracy off"] = abs(right[0] - right[1]) if ended else math.nan
+        found["disagreement"] = 1 - last["agreement"] if ended else math.nan
     return found
 
 
@@ -152,8 +154,8 @@ def averages(rows: Table) -> Table:
         value = part.pivot(index="round", columns="quantity", values="value")
         last = value.index.max()
         late = max(t for t in value.index if t * FLAT <= last)
-        apart = value["distance to the SVM"]
-        end, early = (log(apart[t].clip(LEAST)) for t in (last, late))
+        apart = floored(value["distance to the SVM"])
+        end, early = (log(apart[t]) for t in (last, late))
         found.append(
             dict(zip(AVERAGED, key, strict=True))
             | {
@@ -182,11 +184,29 @@ def per_seed(table: Table, column: str, how: str) -> Table:
     return getattr(wide, how)(axis=1, skipna=False)
 
 
+def absent(fits: Table, turned: Table, solved: Table) -> int:
+    """Runs that are not there for a seed that there are others for."""
+    cells = (
+        (fits, ["labels", "start", "local_steps"]),
+        (turned, ["part", "kind", "local_steps"]),
+        (solved, ["rule", "clients"]),
+    )
+    tables = [(own, keys) for own, keys in cells if len(own)]
+    seeds = {seed for own, _ in tables for seed in own["seed"]}
+    expected = sum(len(own[keys].drop_duplicates()) for own, keys in tables)
+    return len(seeds) * expected - sum(len(own) for own, _ in tables)
+
+
 def rises(table: Table) -> Table:
     """Smallest rise of log θ_K from one K to the next, of each seed."""
     wide = table.pivot(index="seed", columns="local_steps", values="θ_K")
     steps = np.log(wide.where(wide > 0)).diff(axis=1).iloc[:, 1:]
     return steps.min(axis=1, skipna=False)
+
+
+def floored(values: Table) -> Table:
+    """Sizes before a logarithm: NaN if negative, LEAST if smaller."""
+    return values.where(values >= 0).clip(lower=LEAST)
 
 
 def log(value: float) -> float:

@@ -60,6 +60,11 @@ def shows(kind: str) -> str:
     return f"images, {kind}: new clients are served better after large K"
 
 
+def helped(kind: str) -> str:
+    """How the claims of its controls begin, up to the number of local steps."""
+    return f"control, images, {kind}, K = "
+
+
 def _shrinks(table: Table) -> Iterator[Finding]:
     """Do many local steps help more where clients hold fewer classes?"""
     if table.empty:
@@ -92,6 +97,6 @@ def _moved(part: Table, large: int) -> Table:
 def _better_than_start(kind: str, part: Table) -> Iterator[Finding]:
     for k, own in part.groupby("local_steps"):
         gain = by_seed(own, NEW) - by_seed(own, "start accuracy")
-        claim = f"control, images, {kind}, K = {k}: training helped new clients at all"
+        claim = f"{helped(kind)}{k}: training helped new clients at all"
         words = "accuracy with trained less that with untrained features"
         yield mean(claim, gain, ">", 0.0, words, NO_CLAIM)

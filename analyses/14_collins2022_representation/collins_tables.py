@@ -151,6 +151,19 @@ def curves(rows: Table, quantity: str) -> Table:
     return own[columns]
 
 
+def absent(linear: Table, new_clients: Table) -> int:
+    """Runs that are not there for a seed that there are others for, in their part."""
+    cells = (
+        (linear, ["size", "start", "distinct", "local_steps"]),
+        (new_clients, ["samples", "local_steps"]),
+    )
+    return sum(
+        len(own[keys].drop_duplicates()) * own["seed"].nunique() - len(own)
+        for own, keys in cells
+        if len(own)
+    )
+
+
 def _at(part: Table) -> Any:
     """A lookup: a quantity at its last round, or at the start; NaN without it."""
     own = part[part["layer"] == ""].sort_values("round", kind="stable")
