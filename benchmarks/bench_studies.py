@@ -1,6 +1,6 @@
 """What the study layer costs, and what two processes gain.
 
-python benchmarks/bench_studies.py [--pairs 5] [--runs 24]
+python benchmarks/bench_studies.py [--pairs 5] [--runs 24] [--part efficiency]
 
 Overhead: the same runs one after the other in this process, each with the folder that
 a single run writes (and once more without any), and as a study in this process with
@@ -81,47 +81,55 @@ def layer(study: StudySpec, folder: Path) -> float:
         return wall(study, Here(), folder) / own[0] - 1
 
 
+def overhead(base: RunSpec, room: Path) -> dict[str, float]:
+    """A pair of each kind, over eight runs."""
+    short = StudySpec("bench", base, {"seed": list(range(8))}, 1)
+    bare, written = alone(short, None), alone(short, room / "alone")
+    whole = wall(short, Here(), room / "study")
+    return {
+        "seconds_per_run": bare / 8,
+        "overhead": whole / written - 1,
+        "overhead_with_folders": whole / bare - 1,
+        "overhead_by_clock": layer(short, room / "study"),
+    }
+
+
+def efficiency(base: RunSpec, runs: int, room: Path) -> dict[str, float]:
+    """One worker against two, over many runs."""
+    study = StudySpec("bench", base, {"seed": list(range(runs))}, 2)
+    one, two = (wall(study, Processes(n), room / "study") for n in (1, 2))
+    return {"efficiency": one / (2 * two)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--runs", type=int, default=24)
+    parser.add_argument("--part", choices=("overhead", "efficiency"))
     options = parser.parse_args()
     single_thread()
     base = one_second()
-    study = StudySpec("bench", base, {"seed": list(range(options.runs))}, 2)
-    short = StudySpec("bench", base, {"seed": list(range(8))}, 1)
-    overheads, whole, inside, gains, lengths = [], [], [], [], []
+    pairs = []
     with tempfile.TemporaryDirectory() as room:
-        folder = Path(room) / "study"
         for _ in range(options.pairs):
-            bare, written = alone(short, None), alone(short, Path(room) / "alone")
-            lengths.append(bare / 8)
-            study_wall = wall(short, Here(), folder)
-            overheads.append(study_wall / written - 1)
-            whole.append(study_wall / bare - 1)
-            inside.append(layer(short, folder))
-            one = wall(study, Processes(1), folder)
-            gains.append(one / (2 * wall(study, Processes(2), folder)))
-            print(
-                f"overhead {overheads[-1]:.3f}, with the runs' folders "
-                f"{whole[-1]:.3f}, by the clock {inside[-1]:.4f}, "
-                f"efficiency {gains[-1]:.3f}",
-                flush=True,
-            )
-    found = {
-        "seconds_per_run": statistics.median(lengths),
-        "overhead": {"pairs": overheads, "median": statistics.median(overheads)},
-        "overhead_with_folders": {"pairs": whole, "median": statistics.median(whole)},
-        "overhead_by_clock": {"pairs": inside, "median": statistics.median(inside)},
-        "efficiency": {"pairs": gains, "median": statistics.median(gains)},
-        "runs": options.runs,
-        "spec": base.written(),
-        "provenance": records.provenance(threads=torch.get_num_threads()),
-    }
+            found = {}
+            if options.part != "efficiency":
+                found |= overhead(base, Path(room))
+            if options.part != "overhead":
+                found |= efficiency(base, options.runs, Path(room))
+            print({name: round(value, 4) for name, value in found.items()}, flush=True)
+            pairs.append(found)
     target = HERE / "results" / "studies.json"
-    records.write_json(target, found)
-    shown = (*(name for name in found if "overhead" in name), "efficiency")
-    print(json.dumps({k: found[k] for k in shown}))
+    kept = json.loads(target.read_text()) if target.exists() else {}
+    about = records.provenance(
+        threads=torch.get_num_threads(), runs=options.runs, spec=base.written()
+    )
+    for name in pairs[0]:
+        values = [pair[name] for pair in pairs]
+        middle = statistics.median(values)
+        kept[name] = {"pairs": values, "median": middle, "provenance": about}
+        print(f"{name}: median {middle:.4f}")
+    records.write_json(target, kept)
 
 
 if __name__ == "__main__":
