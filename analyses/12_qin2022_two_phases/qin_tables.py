@@ -14,6 +14,11 @@ EARLY = (1 / 0.6, 1.0)  # of 500 images, which take long
 BETWEEN = (1 / 100, 1 / 200)
 PHASE2 = (1 / 500, 1 / 1000)
 SAME_LOSS = 0.25  # at which perceptrons are compared
+MADE = [
+    "closed form error", "gap over bound", "factor", "ηLK", "mean loss at 1 over L",
+    "ρ met", "factor at 2/(LK)", "smallest squared gradient at 2/(LK) over L²",
+    "theorem2: measured over bound",
+]  # fmt: skip
 
 
 def curves(rows: Table, part: str) -> Table:
@@ -53,35 +58,32 @@ def phases(rows: Table) -> Table:
 def _slope(part: Table, high: float, low: float) -> float:
     """Growth of 1/loss per round while the loss falls from one level to another.
 
-    NaN where it does not get there, or is not finite before.
+    Of rows in the order of rounds. NaN where it does not get there, starts beyond it,
+    or is not finite.
     """
-    own = part.sort_values("round")
-    first, last = reach(own, high), reach(own, low)
+    first, last = reach(part, high), reach(part, low)
     return (1 / low - 1 / high) / (last - first) if last > first else np.nan
 
 
 def reach(own: Table, level: float) -> float:
     """The round from which the loss is at a level, 1/loss taken as linear between."""
     t, u = own["round"].to_numpy(float), own["inverse"].to_numpy(float)
-    target, above = 1 / level, own["loss"].to_numpy(float) <= level
-    if not np.isfinite(own["loss"]).all() or not above.any():
+    loss, target = own["loss"].to_numpy(float), 1 / level
+    above = loss <= level
+    if not np.isfinite(loss).all() or not above.any():
         return np.nan
     k = int(above.argmax())
-    if k == 0 or u[k] == u[k - 1]:
-        return float(t[k])
+    if k == 0:
+        return np.nan  # it was beyond from the start
     share = (target - u[k - 1]) / (u[k] - u[k - 1])
     return float(t[k - 1] + share * (t[k] - t[k - 1]))
 
 
 def changes(rows: Table) -> Table:
-    """One row per run whose change of slope was sought."""
+    """One row per main run whose change of slope was found, or found to be none."""
     names = ["two phases", "change", "change, lower", "change, upper",
              "slope before, per round", "slope after, per iteration"]  # fmt: skip
-    own = rows[(rows["part"] == "phases") & rows["quantity"].isin(names)]
-    keys = ["split", "local_steps", "seed"]
-    wide = own.pivot_table(index=keys, columns="quantity", values="value")
-    wide = wide.reindex(columns=names).reset_index()
-    wide.columns.name = None
+    wide = _wide(_main(rows), ["split", "local_steps", "seed"], names)
     said = {1.0: "two phases", 0.0: "undecided", -1.0: "one slope"}
     return wide.assign(verdict=wide["two phases"].map(said))
 
@@ -89,11 +91,7 @@ def changes(rows: Table) -> Table:
 def growth(rows: Table) -> Table:
     """Gradients of samples over the global one, along the main runs."""
     names = ["sample gradient over global gradient", "SGC ratio"]
-    own = rows[(rows["part"] == "phases") & rows["quantity"].isin(names)]
-    keys = ["split", "local_steps", "seed", "round"]
-    wide = own.pivot_table(index=keys, columns="quantity", values="value")
-    wide = wide.reindex(columns=names).reset_index()
-    wide.columns.name = None
+    wide = _wide(_main(rows), ["split", "local_steps", "seed", "round"], names)
     return wide.rename(columns={names[0]: "r", names[1]: "growth"})
 
 
@@ -109,6 +107,8 @@ def straight(rows: Table, part: str) -> Table:
         row: dict[str, Any] = dict(zip(RUN, key, strict=True))
         row["last"], row["same"] = float(loss[-1]), reach(one, SAME_LOSS)
         usable = bool((np.isfinite(loss) & (loss > 0)).all()) and len(t) > 3
+        if part != "perceptron":  # which may stop at a loss
+            usable = usable and t[-1] >= row["rounds"]
         for name in ("inverse", "log"):
             row[f"{name} slope"] = row[f"{name} bend"] = np.nan
             if usable:
@@ -142,18 +142,28 @@ def held(rows: Table) -> Table:
     words = own["quantity"].str.split(": ", n=1)
     own["theorem"], own["of"] = words.str[0], words.str[1]
     keys = ["part", "theorem", "split", "local_steps", "step_size", "rounds", "seed"]
-    wide = own.pivot(index=keys, columns="of", values="value")
     names = ["measured over bound", "conditions hold"]
-    wide = wide.reindex(columns=names).reset_index()
-    wide.columns.name = None
+    own = own.assign(quantity=own["of"])
+    wide = _wide(own, keys, names)
     return wide.rename(columns=dict(zip(names, ["over", "conditions"], strict=True)))
 
 
 def instances(rows: Table) -> Table:
     """One row per instance that was run."""
     own = rows[rows["part"] == "instances"]
-    keys = ["number", "local_steps", "step_size", "rounds"]
-    wide = own.pivot_table(index=keys, columns="quantity", values="value")
-    wide = wide.reset_index()
+    return _wide(own, ["number", "local_steps", "step_size", "rounds", "seed"], MADE)
+
+
+def _main(rows: Table) -> Table:
+    return rows[(rows["part"] == "phases") & (rows["what"] == "main")]
+
+
+def _wide(rows: Table, keys: list[str], names: list[str]) -> Table:
+    """These quantities as columns; one that is NaN keeps its row."""
+    own = rows[rows["quantity"].isin(names)]
+    if own.empty:
+        return pd.DataFrame(columns=[*keys, *names])
+    wide = own.pivot(index=keys, columns="quantity", values="value")
+    wide = wide.reindex(columns=names).reset_index()
     wide.columns.name = None
     return wide
