@@ -78,6 +78,7 @@ def test_the_kernel_predicts_when_every_line_is_met():
     assert answer().verdict == "holds", answer().words
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "verdict"),
     [

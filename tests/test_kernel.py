@@ -410,7 +410,7 @@ nf.gram(model, x.repeat(3, 1), out={out!r}, engine="jacobian")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kill_9_in_a_tiled_run_and_a_restart_give_the_same_bytes(seed, tmp_path):
     tests = str(Path(__file__).parent)
     whole, again = str(tmp_path / "whole.npy"), tmp_path / "again.npy"

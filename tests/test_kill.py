@@ -64,7 +64,7 @@ def left_in(out):
     return rows, {k: v.tobytes() for k, v in records.read_arrays(state).items()}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_any_moment_a_run_goes_on_to_the_same_end(tmp_path):
     threads = torch.get_num_threads()

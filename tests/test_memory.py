@@ -121,7 +121,7 @@ LOOSE = 3.25
 GRAIN = 4 * 2**20
 
 
-SHARE = ("dense", "dense, in blocks", "images, in blocks", "jacobian")
+SHARE = ("dense", "dense, in blocks")
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from ntk_fed.checks import THEOREMS
 from ntk_fed.measured import Verdict
 
+pytestmark = pytest.mark.long  # a run for every theorem
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SPEC = importlib.util.spec_from_file_location("theorems", DOCS / "theorems.py")
 

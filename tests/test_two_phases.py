@@ -51,8 +51,15 @@ def test_a_line_without_noise_has_no_change(random):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["relative", "absolute"])
-@pytest.mark.parametrize("phi", [0.0, 0.6])
+@pytest.mark.parametrize(
+    ("kind", "phi"),
+    [
+        ("relative", 0.6),
+        pytest.param("relative", 0.0, marks=pytest.mark.long),
+        pytest.param("absolute", 0.0, marks=pytest.mark.long),
+        pytest.param("absolute", 0.6, marks=pytest.mark.long),
+    ],
+)
 def test_changes_are_found_and_their_interval_holds_them(kind, phi, random):
     """All 30 are found. Of nominal 95 % intervals 22 at least hold them.
 
